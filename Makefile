@@ -1,0 +1,39 @@
+# Every target installs what it needs into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow lint types arch check
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: .venv/.ready ## install into .venv (constraints.txt pins every version)
+
+quickstart: setup ## the main job: private federated DPO on the embedded task
+	$(BIN)/privfed-dpo train configs/quickstart.yaml
+
+test: setup lint types arch ## everything CI runs
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: setup ## the longer checks
+	$(BIN)/python -m pytest -m slow
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy strict on the three packages
+	$(BIN)/mypy
+
+arch: setup ## import contracts
+	$(BIN)/lint-imports

@@ -1,0 +1,3 @@
+"""Differentially private, securely aggregated, distributed Direct Preference Optimization."""
+
+__version__ = "0.1.0"

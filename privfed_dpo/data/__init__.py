@@ -1,0 +1,1 @@
+"""Preference data before any training: loading, checking, partitioning, tokenizing."""

@@ -1,0 +1,1 @@
+"""The DPO objective: losses, per-pair gradients, cached references, evaluation."""

@@ -1,0 +1,1 @@
+"""The private mechanism: clip, integer grid, noise, sampler; randomness from a cipher."""

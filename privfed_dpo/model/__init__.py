@@ -1,0 +1,1 @@
+"""Language models and their adapters: loading, flat vectors, log-probabilities."""

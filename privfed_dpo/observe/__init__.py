@@ -1,0 +1,1 @@
+"""Consumers of engine events: the run folder and the terminal."""

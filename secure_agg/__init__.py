@@ -1,0 +1,1 @@
+"""Sums of integer vectors that reveal nothing but the sum, with drop-outs tolerated."""
