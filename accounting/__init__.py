@@ -1,1 +1,1 @@
-"""What was released, and what it costs: differential-privacy bookkeeping without machine learning."""
+"""What was released, and what it costs: differential-privacy bookkeeping without ML."""

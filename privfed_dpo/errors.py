@@ -72,6 +72,6 @@ class ResumeMismatch(PrivFedError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"{what} differs from the one this run started with: expected {expected}, found {found}",
+            f"{what} is not the one this run started with: expected {expected}, found {found}",
             advice="Restore the original file or start a new run in another folder.",
         )
