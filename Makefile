@@ -5,7 +5,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint types arch check
+.PHONY: help setup quickstart test test-slow lint types arch reference
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,3 +37,6 @@ types: setup ## mypy strict on the three packages
 
 arch: setup ## import contracts
 	$(BIN)/lint-imports
+
+reference: setup ## rewrite configs/reference.yaml from the configuration tree
+	$(BIN)/python -c "from privfed_dpo.config.reference import reference_yaml; print(reference_yaml(), end='')" > configs/reference.yaml

@@ -1,0 +1,74 @@
+"""Combinations of valid values that cannot work together."""
+
+from __future__ import annotations
+
+from privfed_dpo.config.sections import Config
+
+
+def impossible_combinations(config: Config) -> tuple[str, ...]:
+    """Return one sentence for each contradiction in a field-wise valid config."""
+    return tuple(_privacy(config) + _federation(config) + _data(config))
+
+
+def _privacy(config: Config) -> list[str]:
+    privacy = config.privacy
+    problems: list[str] = []
+    if privacy.mode == "none":
+        return problems
+    if privacy.target_epsilon is None and privacy.noise_multiplier is None:
+        problems.append(
+            f"privacy.mode={privacy.mode} needs privacy.target_epsilon (the noise is then "
+            "calibrated) or privacy.noise_multiplier"
+        )
+    if privacy.max_grad_norm is None:
+        problems.append(
+            f"privacy.mode={privacy.mode} needs privacy.max_grad_norm: without a clip bound "
+            "no noise is enough"
+        )
+    if privacy.mode == "distributed" and config.federation.local_steps > 1:
+        problems.append(
+            "privacy.mode=distributed takes federation.local_steps=1: noise shares do not add "
+            "up across local steps; use privacy.mode=local for several steps"
+        )
+    return problems
+
+
+def _federation(config: Config) -> list[str]:
+    cohort, clients = config.federation.cohort, config.data.clients
+    problems: list[str] = []
+    if cohort is not None and clients is not None and cohort > clients:
+        problems.append(f"federation.cohort={cohort} is more than data.clients={clients}")
+    members = cohort or clients
+    if members is not None:
+        tolerance, colluders = config.privacy.dropout_tolerance, config.privacy.colluders
+        if 2 * (members - tolerance) <= members + colluders:
+            problems.append(
+                f"privacy.dropout_tolerance={tolerance} with privacy.colluders={colluders} is too "
+                f"much for {members} clients: two different survivor sets could both be signed; "
+                "2 * (cohort - dropout_tolerance) must exceed cohort + colluders"
+            )
+    return problems
+
+
+def _data(config: Config) -> list[str]:
+    data = config.data
+    problems: list[str] = []
+    if data.partition != "natural" and data.clients is None:
+        problems.append(f"data.partition={data.partition} needs data.clients")
+    if data.train == "synthetic" and data.clients is None:
+        problems.append("data.train=synthetic needs data.clients")
+    if data.max_pairs is not None and data.max_pairs < data.min_pairs:
+        problems.append(f"data.max_pairs={data.max_pairs} is below data.min_pairs={data.min_pairs}")
+    if config.model.base == "tiny-llama" and data.train != "synthetic":
+        problems.append(
+            "model.base=tiny-llama knows only the words of the embedded task; give a path or "
+            "hub id in model.base for data of your own"
+        )
+    if config.dpo.label_smoothing > 0.0 and config.dpo.loss not in ("sigmoid", "robust"):
+        problems.append(
+            f"dpo.label_smoothing has no meaning for dpo.loss={config.dpo.loss}; use sigmoid "
+            "or robust"
+        )
+    if config.dpo.loss == "robust" and config.dpo.label_smoothing == 0.0:
+        problems.append("dpo.loss=robust needs dpo.label_smoothing above 0, the flip rate")
+    return problems

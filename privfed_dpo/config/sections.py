@@ -1,0 +1,244 @@
+"""The configuration tree: every key with its type, range, unit and default.
+
+The descriptions are the documentation: `train --help` and `configs/reference.yaml` are made from
+them. A value here is a wish; what a run really does stands in its plan.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+Mode = Literal["distributed", "local", "none"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class RunConfig(_Section):
+    """Where a run lives and what its public randomness is."""
+
+    dir: str | None = Field(
+        None, description="run folder to create; null makes a new one under runs/"
+    )
+    seed: NonNegativeInt = Field(
+        0,
+        description="seed of everything privacy does not rest on: partition, cohorts, model "
+        "init, simulated drop-outs",
+    )
+    cache_dir: str | None = Field(
+        None, description="folder for warmed-up models; null is ~/.cache/privfed-dpo"
+    )
+
+
+class DataConfig(_Section):
+    """Preference data and how it is spread over clients."""
+
+    train: str = Field(
+        "synthetic",
+        description="private pairs: .jsonl, .jsonl.gz or .parquet file, hub id, or 'synthetic' "
+        "for the embedded task",
+    )
+    eval: str | None = Field(
+        None,
+        description="held-out pairs the coordinator may see in clear; null measures nothing "
+        "(the embedded task brings its own)",
+    )
+    train_split: str = Field("train", description="split of a hub data set used for training")
+    eval_split: str = Field("test", description="split of a hub data set used for evaluation")
+    partition: Literal["natural", "iid", "dirichlet"] = Field(
+        "natural",
+        description="natural: one client per `user`; iid: dealt at random; dirichlet: skewed by "
+        "topic",
+    )
+    clients: PositiveInt | None = Field(
+        None, description="number of clients; null takes every user (natural partition only)"
+    )
+    min_pairs: PositiveInt = Field(
+        1, description="public floor: clients with fewer pairs are left out [pairs]"
+    )
+    max_pairs: PositiveInt | None = Field(
+        None, description="public cap: larger clients are subsampled; null is no cap [pairs]"
+    )
+    dirichlet_alpha: PositiveFloat = Field(
+        0.5, description="concentration of the dirichlet partition; small is skewed"
+    )
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        512, description="longest prompt plus completion; prompts are cut on the left [tokens]"
+    )
+    pairs_per_client: PositiveInt = Field(
+        100, description="synthetic task: pairs each client holds [pairs]"
+    )
+    eval_pairs: PositiveInt = Field(
+        400, description="synthetic task: held-out pairs in all [pairs]"
+    )
+    heterogeneity: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        0.15, description="synthetic task: probability that a user flips one of the tastes"
+    )
+
+
+class AdapterConfig(_Section):
+    """The low-rank adapter: the only thing that is trained and released."""
+
+    rank: PositiveInt = Field(8, description="LoRA rank")
+    alpha: PositiveFloat | None = Field(
+        None, description="LoRA scale numerator; null is twice the rank"
+    )
+    target_modules: tuple[str, ...] | Literal["auto"] = Field(
+        "auto", description="module names to adapt; auto is the attention projections"
+    )
+    freeze_a: bool = Field(
+        False, description="train only B (FFA-LoRA); averaging adapters is then exact"
+    )
+
+
+class ModelConfig(_Section):
+    """The language model that is aligned."""
+
+    base: str = Field(
+        "tiny-llama", description="hub id, local path, or 'tiny-llama' built from a config"
+    )
+    revision: str | None = Field(None, description="hub revision")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="type of the frozen base weights"
+    )
+    device: str = Field("auto", description="auto takes a GPU where there is one, else cpu")
+    warmup_steps: NonNegativeInt = Field(
+        500, description="embedded task: supervised steps on public text before training"
+    )
+    warmup_batch: PositiveInt = Field(64, description="embedded task: texts per warm-up step")
+    warmup_learning_rate: PositiveFloat = Field(
+        3e-3, description="embedded task: learning rate of the warm-up"
+    )
+    adapter: AdapterConfig = Field(default_factory=AdapterConfig)
+
+
+class DpoConfig(_Section):
+    """The preference objective."""
+
+    beta: PositiveFloat = Field(0.1, description="strength of the pull to the reference model")
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = Field(
+        "sigmoid", description="loss on the reward margin"
+    )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        0.0, description="assumed share of flipped labels (sigmoid and robust losses)"
+    )
+    micro_batch_pairs: PositiveInt = Field(
+        32, description="pairs in one forward and backward pass; changes memory, not results"
+    )
+    form: Literal["auto", "packed", "two_forward"] = Field(
+        "auto", description="one packed row per pair, or two forward passes; auto decides"
+    )
+
+
+class PrivacyConfig(_Section):
+    """What is promised, to whom, and who adds the noise."""
+
+    mode: Mode = Field(
+        "distributed",
+        description="distributed: noise shares, only the sum is seen; local: full noise at each "
+        "client; none: no privacy, a baseline",
+    )
+    target_epsilon: PositiveFloat | None = Field(
+        None, description="certified epsilon the run may spend; null if the noise is given"
+    )
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None, description="null is min(1e-5, N^-1.1) for N training pairs"
+    )
+    noise_multiplier: PositiveFloat | None = Field(
+        None,
+        description="noise standard deviation on the sum over max_grad_norm; null calibrates it "
+        "to target_epsilon",
+    )
+    max_grad_norm: PositiveFloat | None = Field(
+        0.1, description="clip bound on the gradient of one pair (L2); null only without privacy"
+    )
+    sample_rate: Share = Field(
+        0.2, description="probability with which each pair joins a step (Poisson sampling)"
+    )
+    dropout_tolerance: NonNegativeInt = Field(
+        0, description="clients of a cohort that may vanish without weakening the promise"
+    )
+    colluders: NonNegativeInt = Field(
+        0, description="clients of a cohort that may share all they know with the server"
+    )
+
+
+class FederationConfig(_Section):
+    """Rounds, cohorts and the server's step."""
+
+    rounds: PositiveInt = Field(40, description="training rounds")
+    cohort: PositiveInt | None = Field(
+        None, description="clients invited to each round; null is all"
+    )
+    local_steps: PositiveInt = Field(
+        1, description="gradient steps at a client in one round (1 in distributed mode)"
+    )
+    learning_rate: PositiveFloat = Field(0.01, description="server step size")
+    local_learning_rate: PositiveFloat = Field(
+        1.0, description="client step size, where clients take their own steps"
+    )
+    server_optimizer: Literal["adam", "sgd"] = Field(
+        "adam", description="how the server applies the aggregate"
+    )
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.9, description="momentum of sgd, first-moment decay of adam"
+    )
+
+
+class SecureAggConfig(_Section):
+    """The secure-aggregation protocol and the faults of the simulated network."""
+
+    enabled: bool = Field(
+        True,
+        description="false sums in clear: the server is then trusted, and the report says so",
+    )
+    modulus_bits: Literal[32, 64] | None = Field(
+        None, description="ring size; null takes 32 where the plan proves it is enough [bits]"
+    )
+    dropout_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="simulated: probability that a client vanishes in a round"
+    )
+
+
+class EvaluationConfig(_Section):
+    """What is measured on held-out pairs, never on the clients' training data."""
+
+    every: PositiveInt = Field(1, description="rounds between evaluations")
+    pairs: PositiveInt | None = Field(
+        400, description="held-out pairs used for loss and accuracy; null is all [pairs]"
+    )
+    gradient_pairs: NonNegativeInt = Field(
+        128,
+        description="held-out pairs used for gradient norm, heterogeneity and clip fraction "
+        "[pairs]",
+    )
+
+
+class Config(_Section):
+    """Everything a run is told; see `configs/reference.yaml` for every key."""
+
+    run: RunConfig = Field(default_factory=RunConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    dpo: DpoConfig = Field(default_factory=DpoConfig)
+    privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
+    federation: FederationConfig = Field(default_factory=FederationConfig)
+    secure_agg: SecureAggConfig = Field(default_factory=SecureAggConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+
+
+def subsection(field: FieldInfo | None) -> type[BaseModel] | None:
+    """Return the section a field holds, or None for a plain key."""
+    annotation: object = field.annotation if field else None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
