@@ -1,0 +1,141 @@
+"""What a run needs to go on after it was interrupted, saved whole or not at all.
+
+Secrets are not in it: keys and noise live in memory only, and a resumed process draws new ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from privfed_dpo.engine.events import MetricsRow
+from privfed_dpo.engine.server_update import ServerState
+from privfed_dpo.errors import ResumeMismatch
+
+_STATE_FILE = "state.npz"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of a run after a whole round.
+
+    Attributes:
+        round: the last finished round; 0 before the first.
+        state: global adapter and optimizer memory.
+        rows: every metrics row so far; the run folder's metrics.jsonl is rebuilt from it.
+        plan_hash: hex hash of the plan the run was started with.
+        data_fingerprint: hash over all clients' pairs and the held-out pairs.
+        seconds: wall-clock time spent so far.
+    """
+
+    round: int
+    state: ServerState
+    rows: Sequence[MetricsRow]
+    plan_hash: str
+    data_fingerprint: str
+    seconds: float
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: int
+    round: int
+    steps: int
+    rows: tuple[MetricsRow, ...]
+    plan_hash: str
+    data_fingerprint: str
+    seconds: float
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically: after a crash the folder holds the old one or the new one."""
+    header = _Header(
+        schema=_SCHEMA,
+        round=checkpoint.round,
+        steps=checkpoint.state.steps,
+        rows=tuple(checkpoint.rows),
+        plan_hash=checkpoint.plan_hash,
+        data_fingerprint=checkpoint.data_fingerprint,
+        seconds=checkpoint.seconds,
+    )
+    buffer = io.BytesIO()
+    arrays: dict[str, npt.NDArray[np.generic]] = dict(checkpoint.state.arrays())
+    arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
+    np.savez(buffer, allow_pickle=False, **arrays)
+    body = buffer.getvalue()
+    write_atomically(folder / _STATE_FILE, hashlib.sha256(body).digest() + body)
+
+
+def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> Checkpoint:
+    """Read a checkpoint back.
+
+    Args:
+        folder: the run's `checkpoint` folder.
+        plan_hash: hash of the plan made from the config and data found now.
+        data_fingerprint: hash of the data found now.
+
+    Raises:
+        ResumeMismatch: the file is missing or damaged, or plan or data are not those of the run.
+    """
+    header, arrays = _read(folder / _STATE_FILE)
+    if header.plan_hash != plan_hash:
+        raise ResumeMismatch("the plan", expected=header.plan_hash, found=plan_hash)
+    if header.data_fingerprint != data_fingerprint:
+        raise ResumeMismatch("the data", expected=header.data_fingerprint, found=data_fingerprint)
+    return Checkpoint(
+        round=header.round,
+        state=ServerState(
+            weights=arrays["weights"],
+            first_moment=arrays["first_moment"],
+            second_moment=arrays["second_moment"],
+            steps=header.steps,
+        ),
+        rows=header.rows,
+        plan_hash=plan_hash,
+        data_fingerprint=data_fingerprint,
+        seconds=header.seconds,
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file by new content: write beside it, sync, rename, sync the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, npt.NDArray[np.float64]]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ResumeMismatch("the checkpoint", expected=str(path), found="nothing") from error
+    digest, body = content[:32], content[32:]
+    found = hashlib.sha256(body).digest()
+    if found != digest:
+        raise ResumeMismatch("the checkpoint", expected=digest.hex(), found=found.hex())
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    try:
+        header = msgspec.json.decode(arrays.pop("header").tobytes(), type=_Header)
+    except msgspec.ValidationError as error:
+        raise ResumeMismatch(
+            "the checkpoint's format", expected=f"schema {_SCHEMA}", found=str(error)
+        ) from error
+    return header, arrays

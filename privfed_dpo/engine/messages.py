@@ -1,0 +1,89 @@
+"""What travels between coordinator and client around the opaque protocol bytes."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+WIRE_VERSION = 1
+MAX_ENVELOPE_BYTES = 1 << 31
+
+START = "Start"
+PLAIN_INPUT = "PlainInput"
+
+
+class MalformedEnvelope(ValueError):
+    """Bytes that are not a canonical message of this version."""
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """One message in either direction.
+
+    Attributes:
+        version: wire version; another one is refused.
+        run_id: 16 random bytes that name the run.
+        round: training round, from 1.
+        step: "Start", "PlainInput" or the name of a secure-aggregation phase.
+        sender: client number, or -1 for the coordinator.
+        payload: bytes of the step; opaque to the carrier.
+    """
+
+    version: int
+    run_id: bytes
+    round: int
+    step: str
+    sender: int
+    payload: bytes
+
+
+class RoundStart(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The coordinator's invitation to a round.
+
+    Attributes:
+        plan_hash: 32 bytes; a client that holds another plan refuses.
+        cohort: client numbers invited, ascending.
+        weights: global adapter, float32 little-endian, shape [d].
+    """
+
+    plan_hash: bytes
+    cohort: tuple[int, ...]
+    weights: bytes
+
+
+COORDINATOR = -1
+_Message = TypeVar("_Message", Envelope, RoundStart)
+
+
+def encode(message: Envelope | RoundStart) -> bytes:
+    """Return the canonical MessagePack bytes of a message."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """Read an envelope strictly.
+
+    Raises:
+        MalformedEnvelope: wrong type or version, too long, or not in canonical form.
+    """
+    envelope = _decode(data, Envelope)
+    if envelope.version != WIRE_VERSION:
+        raise MalformedEnvelope(f"wire version {envelope.version}, this side speaks {WIRE_VERSION}")
+    return envelope
+
+
+def decode_round_start(data: bytes) -> RoundStart:
+    """Read a round's invitation strictly; raises MalformedEnvelope."""
+    return _decode(data, RoundStart)
+
+
+def _decode(data: bytes, kind: type[_Message]) -> _Message:
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise MalformedEnvelope(f"{len(data)} bytes is above the limit of {MAX_ENVELOPE_BYTES}")
+    try:
+        message = msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise MalformedEnvelope(f"not a {kind.__name__}: {error}") from error
+    if msgspec.msgpack.encode(message) != data:
+        raise MalformedEnvelope(f"a {kind.__name__} in non-canonical form")
+    return message
