@@ -1,1 +1,80 @@
-"""What was released, and what it costs: differential-privacy bookkeeping without ML."""
+"""What was released, and what it costs: differential-privacy bookkeeping without ML.
+
+Events describe mechanisms, accountants price them, schedules say which events count for which
+adversary, and the ledger records every spend before it happens.
+"""
+
+from accounting.accountants import EpsilonCurve, EpsilonPair, Slack, epsilon_pair
+from accounting.adversaries import (
+    Adversary,
+    Mode,
+    ReleaseSchedule,
+    decode_schedule,
+    encode_schedule,
+)
+from accounting.calibrate import Certificate, calibrate_noise_multiplier
+from accounting.closed_form import gaussian_epsilon, participation_epsilon
+from accounting.errors import (
+    AccountingError,
+    BudgetExceeded,
+    CalibrationFailed,
+    InvalidPrivacyParameter,
+    LedgerCorrupted,
+    LedgerMisuse,
+    UnsupportedAdjacency,
+    UnsupportedMechanism,
+)
+from accounting.events import (
+    Event,
+    GaussianRelease,
+    PoissonGaussianRelease,
+    Repeated,
+    UnprotectedRelease,
+    decode_event,
+    encode_event,
+)
+from accounting.noise_shares import GridNoise, NoiseShares
+from accounting.pld import pld_epsilon
+from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
+from accounting.units import Adjacency, Budget, PrivacyUnit, default_delta
+
+__all__ = [
+    "RDP_ORDERS",
+    "AccountingError",
+    "Adjacency",
+    "Adversary",
+    "Budget",
+    "BudgetExceeded",
+    "CalibrationFailed",
+    "Certificate",
+    "EpsilonCurve",
+    "EpsilonPair",
+    "Event",
+    "GaussianRelease",
+    "GridNoise",
+    "InvalidPrivacyParameter",
+    "LedgerCorrupted",
+    "LedgerMisuse",
+    "Mode",
+    "NoiseShares",
+    "PoissonGaussianRelease",
+    "PrivacyUnit",
+    "RdpFilter",
+    "ReleaseSchedule",
+    "Repeated",
+    "Slack",
+    "UnprotectedRelease",
+    "UnsupportedAdjacency",
+    "UnsupportedMechanism",
+    "calibrate_noise_multiplier",
+    "decode_event",
+    "decode_schedule",
+    "default_delta",
+    "encode_event",
+    "encode_schedule",
+    "epsilon_pair",
+    "gaussian_epsilon",
+    "participation_epsilon",
+    "pld_epsilon",
+    "rdp_epsilon",
+]

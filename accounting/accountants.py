@@ -1,0 +1,129 @@
+"""Events in, epsilon out: one door to both accountants.
+
+The PLD figure certifies. The RDP figure stands beside it as an independent check: for the same
+releases it is never smaller than the truth either, and usually 5 to 20 % above PLD.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from accounting.events import Event, Repeated
+from accounting.pld import CERTIFIED_INTERVAL, CURVE_INTERVAL, pld_epsilon
+from accounting.rdp import rdp_epsilon
+from accounting.units import require_delta
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonPair:
+    """The same spend, priced by two independent accountants at the same delta.
+
+    Attributes:
+        pld: upper bound from privacy-loss distributions; the certified figure.
+        rdp: upper bound from Renyi divergences; the cross-check.
+    """
+
+    pld: float
+    rdp: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """What a discrete mechanism may cost beyond the continuous one it is accounted as.
+
+    If every output probability of the real mechanism is within a factor e^eta of the model's, and
+    the model is (epsilon, delta)-DP, the real one is (epsilon + 2 eta, e^eta delta)-DP.
+
+    Attributes:
+        log_ratio: eta >= 0, for the whole run.
+    """
+
+    log_ratio: float = 0.0
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to epsilon: 2 eta."""
+        return 2 * self.log_ratio
+
+    @property
+    def delta_factor(self) -> float:
+        """What the model's delta is multiplied by: e^eta."""
+        return math.exp(self.log_ratio)
+
+
+NO_SLACK = Slack()
+NOTHING_SPENT = EpsilonPair(0.0, 0.0)
+UNBOUNDED = EpsilonPair(math.inf, math.inf)
+
+
+def epsilon_pair(
+    spends: Sequence[Repeated],
+    delta: float,
+    *,
+    slack: Slack = NO_SLACK,
+    interval: float = CERTIFIED_INTERVAL,
+) -> EpsilonPair:
+    """Price `spends` by PLD and by RDP, zero-out adjacency.
+
+    Args:
+        spends: what was released on one record.
+        delta: failure probability of the real mechanism, in (0, 1).
+        slack: distance of the real mechanism from the events that model it.
+        interval: smallest grid step of the PLD.
+
+    Raises:
+        InvalidPrivacyParameter: `delta` is not in (0, 1).
+    """
+    require_delta(delta)
+    if not spends:
+        return NOTHING_SPENT
+    model_delta = delta / slack.delta_factor
+    return EpsilonPair(
+        pld_epsilon(spends, model_delta, interval=interval) + slack.epsilon,
+        rdp_epsilon(spends, model_delta) + slack.epsilon,
+    )
+
+
+class EpsilonCurve:
+    """Epsilon of 1, 2, 3, ... rounds of the same mechanism, computed when asked and kept.
+
+    For progress, and for deciding round by round: on a grid ten times coarser than the certified
+    figure, hence an upper bound a little above it.
+
+    Args:
+        event: the mechanism; or a `Repeated` one, if a round consists of several releases.
+        delta: failure probability, in (0, 1).
+        slack: distance of the real mechanism from the event that models it.
+    """
+
+    def __init__(self, event: Event | Repeated, delta: float, slack: Slack = NO_SLACK) -> None:
+        self._round = event if isinstance(event, Repeated) else Repeated(event, 1)
+        self._delta = require_delta(delta)
+        self._slack = slack
+        self._known: dict[int, EpsilonPair] = {}
+
+    def pld(self, count: int) -> float:
+        """Return an upper bound on epsilon after `count` rounds; 0 rounds cost nothing."""
+        return self.pair(count).pld
+
+    def rdp(self, count: int) -> float:
+        """Return the RDP figure after `count` rounds."""
+        return self.pair(count).rdp
+
+    def pair(self, count: int) -> EpsilonPair:
+        """Return both figures after `count` rounds."""
+        if count not in self._known:
+            self._known[count] = self._price(count, CURVE_INTERVAL)
+        return self._known[count]
+
+    def certified(self, count: int) -> EpsilonPair:
+        """Return both figures, PLD on the fine grid: slower, for final and close decisions."""
+        return self._price(count, CERTIFIED_INTERVAL)
+
+    def exceeds(self, count: int, epsilon: float) -> bool:
+        """Return whether `count` rounds cost more than `epsilon`, on the fine grid if need be."""
+        return self.pld(count) > epsilon and self.certified(count).pld > epsilon
+
+    def _price(self, count: int, interval: float) -> EpsilonPair:
+        spends = (Repeated(self._round.event, self._round.count * count),) if count else ()
+        return epsilon_pair(spends, self._delta, slack=self._slack, interval=interval)

@@ -1,0 +1,129 @@
+"""Frozen descriptions of what was released.
+
+An event says what a mechanism is, never what it costs; accountants do the pricing. The meaning of
+an event never changes once it has been written to a ledger: a new mechanism gets a new class and a
+new `kind`.
+
+All noise multipliers are the standard deviation of the noise divided by the L2 norm that one
+record can contribute (its clip norm).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeAlias
+
+from accounting.errors import InvalidPrivacyParameter, UnsupportedMechanism
+
+EncodedEvent: TypeAlias = dict[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianRelease:
+    """A sum over all records plus Gaussian noise; no sampling, so no amplification.
+
+    Also the right description of one EPOCH of shuffled or fixed batches under zero-out adjacency,
+    where each record is used exactly once per epoch.
+
+    Attributes:
+        noise_multiplier: noise standard deviation over clip norm, > 0.
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        """Refuse noise that is not noise."""
+        _require_noise(self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonGaussianRelease:
+    """A sum over a secret Poisson sample of the records, plus Gaussian noise.
+
+    Guarantee: the caller ensures that every record joins independently with probability exactly
+    `sample_rate`, that the sample (and its size) stays hidden, and that the sum is divided by
+    public constants only.
+
+    Attributes:
+        sample_rate: inclusion probability of each record, in (0, 1].
+        noise_multiplier: noise standard deviation over clip norm, > 0.
+    """
+
+    sample_rate: float
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        """Refuse rates and noise outside their range."""
+        _require_rate(self.sample_rate)
+        _require_noise(self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
+class UnprotectedRelease:
+    """A release without any noise: every accountant prices it at infinity."""
+
+
+Event: TypeAlias = GaussianRelease | PoissonGaussianRelease | UnprotectedRelease
+
+_KINDS: dict[str, type[Event]] = {
+    "gaussian": GaussianRelease,
+    "poisson_gaussian": PoissonGaussianRelease,
+    "unprotected": UnprotectedRelease,
+}
+_KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The same mechanism, released `count` times on the same records.
+
+    Attributes:
+        event: the mechanism.
+        count: how often, >= 1.
+    """
+
+    event: Event
+    count: int
+
+    def __post_init__(self) -> None:
+        """Refuse empty repetitions."""
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise InvalidPrivacyParameter("count", self.count, "give a whole number, at least 1")
+
+
+def encode_event(event: Event) -> EncodedEvent:
+    """Return a JSON-able mapping that `decode_event` reads back to an equal event."""
+    return {"kind": _KIND_OF[type(event)], **asdict(event)}
+
+
+def decode_event(encoded: Mapping[str, Any]) -> Event:
+    """Read one event; strict.
+
+    Raises:
+        UnsupportedMechanism: unknown kind, missing or extra field, or a field of the wrong type.
+        InvalidPrivacyParameter: the fields are numbers outside their range.
+    """
+    cls = _KINDS.get(str(encoded.get("kind")))
+    if cls is None:
+        raise UnsupportedMechanism(dict(encoded), f"known kinds are {sorted(_KINDS)}")
+    values = {name: value for name, value in encoded.items() if name != "kind"}
+    expected = {field.name: field.type for field in fields(cls)}
+    if values.keys() != expected.keys():
+        raise UnsupportedMechanism(dict(encoded), f"expected exactly the fields {sorted(expected)}")
+    for name, value in values.items():
+        allowed = (int,) if expected[name] is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise UnsupportedMechanism(dict(encoded), f"{name} must be a number")
+    return cls(**values)
+
+
+def _require_noise(noise_multiplier: float) -> None:
+    if not (noise_multiplier > 0 and math.isfinite(noise_multiplier)):
+        raise InvalidPrivacyParameter(
+            "noise_multiplier", noise_multiplier, "give a finite number above 0"
+        )
+
+
+def _require_rate(sample_rate: float) -> None:
+    if not 0 < sample_rate <= 1:
+        raise InvalidPrivacyParameter("sample_rate", sample_rate, "give a probability in (0, 1]")
