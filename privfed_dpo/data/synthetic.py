@@ -1,8 +1,8 @@
 """A small task whose right answer is known: users with Bradley–Terry tastes that differ.
 
 A prompt asks "how do i VERB my NOUN ?". An answer is put together from four attributes (greeting,
-politeness, manner, closing) with three levels each, and every level has two wordings. A user
-weighs the attributes and prefers the answer with the higher utility, with noise (Bradley and
+politeness, manner, closing) with three levels each, and every level has up to two wordings. A
+user weighs the attributes and prefers the answer with the higher utility, with noise (Bradley and
 Terry, 1952). Users share common weights, but each flips the sign of some, so tastes conflict.
 """
 
@@ -34,6 +34,7 @@ ATTRIBUTES: tuple[tuple[tuple[str, str], ...], ...] = (
 )
 """For each attribute its levels from low to high, and for each level its wordings."""
 
+WORDINGS = 2
 LEVEL_VALUES = (-1.0, 0.0, 1.0)
 EVALUATION_GAP = 0.4
 """Held-out pairs differ by at least this much in common utility, so their verdict is clear."""
@@ -83,6 +84,7 @@ def synthetic_task(
     seed: int,
     heterogeneity: float = 0.15,
     temperature: float = 0.5,
+    wordings: int = 1,
     warmup_texts: int = 2000,
 ) -> SyntheticTask:
     """Make the task; the same arguments always give the same texts.
@@ -95,6 +97,7 @@ def synthetic_task(
         heterogeneity: probability that a user flips the sign of one attribute weight, in [0, 0.5].
         temperature: of the Bradley–Terry choice, P(a over b) = sigmoid((u_a - u_b) / temperature);
             above 0.
+        wordings: how many phrases may stand for one level, 1 or 2; two are harder to learn.
         warmup_texts: how many public texts to make.
 
     Returns:
@@ -109,6 +112,8 @@ def synthetic_task(
         raise DataError(f"heterogeneity must lie in [0, 0.5], not {heterogeneity}")
     if not temperature > 0:
         raise DataError(f"temperature must be above 0, not {temperature}")
+    if not 1 <= wordings <= WORDINGS:
+        raise DataError(f"wordings must lie between 1 and {WORDINGS}, not {wordings}")
     streams = np.random.SeedSequence(seed).spawn(5)
     taste, users, train, held_out, public = (np.random.default_rng(stream) for stream in streams)
     weights = taste.choice((-1.0, 1.0), size=4) * taste.uniform(0.5, 1.0, size=4)
@@ -123,6 +128,7 @@ def synthetic_task(
         user_weights=user_weights,
         pairs_per_client=pairs_per_client,
         temperature=temperature,
+        wordings=wordings,
     )
     evaluated, bayes = _judged_in_common(
         held_out,
@@ -131,12 +137,13 @@ def synthetic_task(
         user_weights=user_weights,
         count=eval_pairs,
         temperature=temperature,
+        wordings=wordings,
     )
     return SyntheticTask(
         train=trained,
         evaluation=evaluated,
         warmup_texts=tuple(
-            _question(prompt) + _random_answer(public, prompt).text
+            _question(prompt) + _random_answer(public, prompt, wordings).text
             for prompt in _draw(public, train_prompts, warmup_texts)
         ),
         vocabulary=_vocabulary(),
@@ -153,12 +160,13 @@ def _judged_by_users(
     user_weights: NDArray[np.float64],
     pairs_per_client: int,
     temperature: float,
+    wordings: int,
 ) -> tuple[tuple[PreferencePair, ...], float]:
     pairs: list[PreferencePair] = []
     agreements: list[float] = []
     for user, own in enumerate(user_weights):
         for prompt in _draw(generator, prompts, pairs_per_client):
-            first, second = _two_answers(generator, prompt)
+            first, second = _two_answers(generator, prompt, wordings)
             difference = first.values - second.values
             choice = _sigmoid(own @ difference / temperature)
             prefers_first = bool(generator.random() < choice)
@@ -176,12 +184,13 @@ def _judged_in_common(
     user_weights: NDArray[np.float64],
     count: int,
     temperature: float,
+    wordings: int,
 ) -> tuple[tuple[PreferencePair, ...], float]:
     pairs: list[PreferencePair] = []
     right = 0
     while len(pairs) < count:
         prompt = _draw(generator, prompts, 1)[0]
-        first, second = _two_answers(generator, prompt)
+        first, second = _two_answers(generator, prompt, wordings)
         difference = first.values - second.values
         gap = float(weights @ difference)
         if abs(gap) < EVALUATION_GAP:
@@ -226,21 +235,23 @@ def _draw(
 
 
 def _two_answers(
-    generator: np.random.Generator, prompt: tuple[str, str]
+    generator: np.random.Generator, prompt: tuple[str, str], wordings: int
 ) -> tuple[_Answer, _Answer]:
-    first = _random_answer(generator, prompt)
-    second = _random_answer(generator, prompt)
+    first = _random_answer(generator, prompt, wordings)
+    second = _random_answer(generator, prompt, wordings)
     while second.levels == first.levels:
-        second = _random_answer(generator, prompt)
+        second = _random_answer(generator, prompt, wordings)
     return first, second
 
 
-def _random_answer(generator: np.random.Generator, prompt: tuple[str, str]) -> _Answer:
+def _random_answer(
+    generator: np.random.Generator, prompt: tuple[str, str], wordings: int
+) -> _Answer:
     levels = tuple(int(level) for level in generator.integers(3, size=4))
-    wordings = generator.integers(2, size=4)
+    phrases = generator.integers(wordings, size=4)
     parts = (
-        attribute[level][wording]
-        for attribute, level, wording in zip(ATTRIBUTES, levels, wordings, strict=True)
+        attribute[level][phrase]
+        for attribute, level, phrase in zip(ATTRIBUTES, levels, phrases, strict=True)
     )
     return _Answer(levels=levels, text=_compose(prompt, parts))
 
@@ -257,8 +268,8 @@ def _compose(prompt: tuple[str, str], parts: Iterable[str]) -> str:
 
 
 def _vocabulary() -> tuple[str, ...]:
-    wordings = itertools.chain.from_iterable(itertools.chain.from_iterable(ATTRIBUTES))
-    words = {word for wording in wordings for word in wording.split()}
+    phrases = itertools.chain.from_iterable(itertools.chain.from_iterable(ATTRIBUTES))
+    words = {word for phrase in phrases for word in phrase.split()}
     frame = _question(("", "")) + _compose(("", ""), ("", "", "", ""))
     return tuple(sorted(words.union(VERBS, NOUNS, frame.split())))
 
