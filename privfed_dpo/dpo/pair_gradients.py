@@ -1,0 +1,233 @@
+"""One gradient per preference pair, by Opacus' hooks on the adapter's linear layers."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus.grad_sample import GradSampleHooks
+from torch import nn
+
+from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.dpo.loss import LossKind, PairLoss
+from privfed_dpo.errors import ModelError
+from privfed_dpo.model.adapters import Adapter, Float32Vector
+from privfed_dpo.model.pair_batch import PairBatch, length_ordered_batches
+from privfed_dpo.model.scorer import PairScorer, RequestedForm
+
+# Rows must add up to the gradient that autograd computes beside them, to rounding.
+_SUM_AGREEMENT = 1e-3
+
+
+class PairGradients:
+    """Gradients of the pair loss with respect to the adapter vector, one row per pair.
+
+    The row is the privacy unit: prompt, chosen and rejected together, one gradient, to be clipped
+    once. Rows come raw: not clipped, not averaged, NaN and infinity left as they are. Whoever
+    calls must clip each row, sum, and add noise before anything leaves the client.
+
+    What is checked on every batch: each adapted layer saw exactly one row per pair, and each
+    gives exactly one gradient per pair. What is checked on the first batch: rows add up to
+    autograd's own gradient. A failed check raises ModelError; rows that are not pairs are never
+    handed out.
+
+    Attributes:
+        adapter: the policy.
+        loss: the pair loss.
+        scorer: layout and scoring, in the form that was decided.
+        micro_batch_pairs: most pairs that go through the model at once; it changes memory and
+            speed, never the set of rows.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        loss: LossKind = "sigmoid",
+        beta: float = 0.1,
+        label_smoothing: float = 0.0,
+        form: RequestedForm = "auto",
+        micro_batch_pairs: int = 16,
+    ) -> None:
+        """Checks the model and settles the form.
+
+        Args:
+            adapter: the policy; the reference is the same model with the adapter off.
+            loss: see `PairLoss`.
+            beta: see `PairLoss`.
+            label_smoothing: see `PairLoss`.
+            form: `packed` (one row per pair), `two_forward`, or `auto`: packed where exact.
+            micro_batch_pairs: >= 1.
+
+        Raises:
+            ModelError: bad constants, or no exact form for this model.
+        """
+        self.loss = PairLoss(loss, beta, label_smoothing)
+        length_ordered_batches((), micro_batch_pairs)
+        self.adapter = adapter
+        self.scorer = PairScorer(adapter, form)
+        self.micro_batch_pairs = micro_batch_pairs
+        self._sum_checked = False
+
+    def __call__(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> Iterator[torch.Tensor]:
+        """Yields the gradients of all pairs, micro-batch by micro-batch.
+
+        Args:
+            pairs: the sampled pairs of ONE client; may be empty (then nothing is yielded and the
+                client sends noise alone).
+            reference: float [B, 2], log pi_ref of chosen and rejected, row by row.
+
+        Returns:
+            An iterator of float32 [b, d] on the adapter's device. Every pair is in exactly one
+            row; rows follow length, not the order given (`indexed` tells which is which).
+
+        Raises:
+            ModelError: shapes do not fit, a pair is too long, or a row would not be a pair.
+        """
+        return (rows for _, rows in self.indexed(pairs, reference))
+
+    def indexed(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor]]:
+        """Like a call, with the index into `pairs` of every row: (int64 [b], float32 [b, d])."""
+        self._check_reference(pairs, reference)
+        return self._rows(pairs, reference)
+
+    def mean_gradient(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> Float32Vector:
+        """The plain mean gradient, unclipped and without noise: for metrics and baselines only.
+
+        Args:
+            pairs: at least one.
+            reference: float [B, 2].
+
+        Returns:
+            float32 [d].
+
+        Raises:
+            ModelError: no pairs, or shapes do not fit.
+        """
+        self._check_reference(pairs, reference)
+        if not pairs:
+            raise ModelError("The mean over no pairs does not exist.", advice="Pass some pairs.")
+        total = np.zeros(self.adapter.dimension, dtype=np.float64)
+        for chosen in length_ordered_batches(pairs, self.micro_batch_pairs):
+            batch = self.scorer.batch([pairs[i] for i in chosen])
+            loss = self._losses(batch, reference[chosen]).sum()
+            gradients = torch.autograd.grad(loss, self.adapter.parameters)
+            total += torch.cat([g.reshape(-1) for g in gradients]).double().cpu().numpy()
+        mean: Float32Vector = (total / len(pairs)).astype(np.float32)
+        return mean
+
+    def _rows(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor]]:
+        for chosen in length_ordered_batches(pairs, self.micro_batch_pairs):
+            yield chosen, self._micro_batch([pairs[i] for i in chosen], reference[chosen])
+
+    def _micro_batch(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> torch.Tensor:
+        batch = self.scorer.batch(pairs)
+        with _hooks(self.adapter.linear_layers):
+            loss = self._losses(batch, reference).sum()
+            _refuse_foreign_rows(self.adapter, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            rows = _collect(self.adapter, batch.pair_count)
+            if not self._sum_checked:
+                self._sum_checked = _check_sum(self.adapter, rows)
+        return rows
+
+    def _losses(self, batch: PairBatch, reference: npt.NDArray[np.floating]) -> torch.Tensor:
+        fixed = torch.from_numpy(reference.astype(np.float32)).to(self.adapter.device)
+        return self.loss(self.scorer.logprobs(batch), fixed, batch.completion_lengths)
+
+    def _check_reference(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> None:
+        if reference.shape != (len(pairs), 2):
+            raise ModelError(
+                f"{len(pairs)} pairs need reference log-probabilities of shape "
+                f"({len(pairs)}, 2), not {reference.shape}.",
+                advice="Take them from ReferenceLogprobs for the same pairs in the same order.",
+            )
+
+
+@contextlib.contextmanager
+def _hooks(layers: Sequence[nn.Linear]) -> Iterator[None]:
+    """Attaches Opacus to the adapter's layers alone, and leaves no trace of it."""
+    # A list of the layers gives Opacus exactly what is trained; the model itself stays in eval
+    # mode, so that nothing but these layers knows that training goes on.
+    group = nn.ModuleList(layers)
+    hooks = GradSampleHooks(group, batch_first=True, loss_reduction="sum")
+    group.train()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            yield
+    finally:
+        hooks.cleanup()
+        group.eval()
+        for layer in layers:
+            layer.weight.grad = None
+            for leftover in ("activations", "max_batch_len"):
+                if hasattr(layer, leftover):
+                    delattr(layer, leftover)
+
+
+def _refuse_foreign_rows(adapter: Adapter, batch: PairBatch) -> None:
+    for slot, layer in _slots(adapter):
+        seen = getattr(layer, "activations", [])
+        shapes = [tuple(tensor.shape) for call in seen for tensor in call]
+        if len(seen) != len(batch.sequences) or any(
+            len(shape) != 3 or shape[0] != batch.pair_count  # noqa: PLR2004 - [pair, token, width]
+            for shape in shapes
+        ):
+            raise ModelError(
+                f"{slot} saw inputs of shape {shapes} for {batch.pair_count} pairs: its rows are "
+                "not pairs, so its gradient cannot be clipped per pair.",
+                advice="Leave this layer out of target_modules.",
+            )
+
+
+def _collect(adapter: Adapter, pair_count: int) -> torch.Tensor:
+    rows: list[torch.Tensor] = []
+    for slot, layer in _slots(adapter):
+        sample = getattr(layer.weight, "grad_sample", None)
+        if not isinstance(sample, torch.Tensor) or len(sample) != pair_count:
+            found = "none" if sample is None else f"{len(sample)}"
+            raise ModelError(
+                f"{slot} has {found} gradients for {pair_count} pairs.",
+                advice="Leave this layer out of target_modules.",
+            )
+        rows.append(sample.reshape(pair_count, -1).float())
+    return torch.cat(rows, dim=1)
+
+
+def _check_sum(adapter: Adapter, rows: torch.Tensor) -> bool:
+    """Compares rows with autograd's gradient; False if a row is not finite (nothing learnt)."""
+    if not bool(torch.isfinite(rows).all()):
+        return False
+    plain = torch.cat(
+        [p.grad.reshape(-1) for p in adapter.parameters if p.grad is not None]
+    ).float()
+    scale = rows.norm(dim=1).sum()
+    if plain.shape != rows.shape[1:] or (rows.sum(dim=0) - plain).norm() > _SUM_AGREEMENT * scale:
+        raise ModelError(
+            "The pair gradients do not add up to the gradient of the batch.",
+            advice="Some adapted layer is used outside its forward method; leave it out.",
+        )
+    return True
+
+
+def _slots(adapter: Adapter) -> Iterator[tuple[str, nn.Linear]]:
+    owners = {id(layer.weight): layer for layer in adapter.linear_layers}
+    for slot, parameter in zip(adapter.layout, adapter.parameters, strict=True):
+        yield slot.name, owners[id(parameter)]

@@ -1,0 +1,157 @@
+"""Log-probabilities under the reference: computed once per pair, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as encode_tensors
+
+from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.model.adapters import Adapter, Float32Vector
+from privfed_dpo.model.pair_batch import length_ordered_batches
+from privfed_dpo.model.scorer import PairScorer, RequestedForm
+
+# Changes whenever scores of the same model and pair could change.
+_SCORING_VERSION = "1"
+_KEY_BYTES = 32
+
+
+class ReferenceLogprobs:
+    """log pi_ref(chosen | prompt) and log pi_ref(rejected | prompt) of every pair, once.
+
+    The reference is the base model: the adapter is switched off while scoring. Results are
+    remembered under a hash of model fingerprint, scoring version and pair key, so a changed
+    model, tokenizer or pair can never meet an old value. On disk each call that computed
+    something adds one file; a file is written whole or not at all, carries a checksum over keys
+    and values, and is ignored (its pairs scored again) if the checksum, the fingerprint or a
+    shape is wrong. Values that are not finite are returned but never cached.
+
+    The cache holds facts about private pairs: keep `cache_dir` where the pairs themselves are.
+
+    Attributes:
+        computed_count: pairs scored by the model so far.
+        refused_files: names of cache files that were found broken or foreign.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        fingerprint: str,
+        cache_dir: Path | None = None,
+        form: RequestedForm = "auto",
+        micro_batch_pairs: int = 16,
+    ) -> None:
+        """Opens the cache.
+
+        Args:
+            adapter: the policy whose base is the reference.
+            fingerprint: of the base model and tokenizer (`LoadedModel.fingerprint`).
+            cache_dir: folder, made when first needed; None keeps results in memory only.
+            form: layout of pairs, see `PairScorer`.
+            micro_batch_pairs: most pairs scored at once.
+
+        Raises:
+            ModelError: no exact form for this model.
+        """
+        self._adapter = adapter
+        self._scorer = PairScorer(adapter, form)
+        self._micro_batch_pairs = micro_batch_pairs
+        self._fingerprint = f"{fingerprint}/{_SCORING_VERSION}"
+        self._folder = None if cache_dir is None else cache_dir / fingerprint[:16]
+        self._known: dict[bytes, tuple[float, float]] = {}
+        self.computed_count = 0
+        self.refused_files: tuple[str, ...] = ()
+        self._load()
+
+    def __call__(self, pairs: Sequence[TokenizedPair]) -> npt.NDArray[np.float32]:
+        """Scores pairs, from the cache where it can.
+
+        Args:
+            pairs: any number.
+
+        Returns:
+            float32 [n, 2], row i for pair i.
+
+        Raises:
+            ModelError: a pair does not fit the model.
+        """
+        keys = [self._key(pair) for pair in pairs]
+        missing = {k: p for k, p in zip(keys, pairs, strict=True) if k not in self._known}
+        fresh = self._score(list(missing.values()))
+        self.computed_count += len(missing)
+        computed = dict(zip(missing, fresh, strict=True))
+        lasting = {k: v for k, v in computed.items() if np.isfinite(v).all()}
+        self._known.update({k: (float(v[0]), float(v[1])) for k, v in lasting.items()})
+        if lasting and self._folder is not None:
+            self._store(self._folder, lasting)
+        rows = [self._known.get(k) or computed[k] for k in keys]
+        return np.array(rows, dtype=np.float32).reshape(-1, 2)
+
+    @torch.no_grad()
+    def _score(self, pairs: list[TokenizedPair]) -> npt.NDArray[np.float32]:
+        scores = np.zeros((len(pairs), 2), dtype=np.float32)
+        with self._adapter.disabled():
+            for chosen in length_ordered_batches(pairs, self._micro_batch_pairs):
+                batch = self._scorer.batch([pairs[i] for i in chosen])
+                scores[chosen] = self._scorer.logprobs(batch).cpu().numpy()
+        return scores
+
+    def _key(self, pair: TokenizedPair) -> bytes:
+        return hashlib.sha256(f"{self._fingerprint}/{pair.key}".encode()).digest()
+
+    def _checksum(self, keys: bytes, values: bytes) -> str:
+        return hashlib.sha256(self._fingerprint.encode() + b"\0" + keys + values).hexdigest()
+
+    def _store(self, folder: Path, entries: dict[bytes, Float32Vector]) -> None:
+        keys = np.frombuffer(b"".join(entries), dtype=np.uint8).reshape(-1, _KEY_BYTES)
+        values = np.stack(list(entries.values())).astype(np.float32)
+        checksum = self._checksum(keys.tobytes(), values.tobytes())
+        content = encode_tensors(
+            {"keys": keys.copy(), "values": values},
+            metadata={"fingerprint": self._fingerprint, "sha256": checksum},
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=folder, suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(folder / f"{checksum[:32]}.safetensors")
+
+    def _load(self) -> None:
+        if self._folder is None or not self._folder.is_dir():
+            return
+        for path in sorted(self._folder.glob("*.safetensors")):
+            if not self._load_file(path):
+                self.refused_files += (path.name,)
+
+    def _load_file(self, path: Path) -> bool:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                found = file.metadata() or {}
+                keys, values = file.get_tensor("keys"), file.get_tensor("values")
+        except (SafetensorError, OSError, ValueError):
+            return False
+        fits = (
+            keys.dtype == np.uint8
+            and values.dtype == np.float32
+            and keys.shape == (len(values), _KEY_BYTES)
+            and values.shape == (len(keys), 2)
+            and found.get("fingerprint") == self._fingerprint
+            and found.get("sha256") == self._checksum(keys.tobytes(), values.tobytes())
+        )
+        if fits:
+            self._known.update(
+                (key.tobytes(), (float(pair[0]), float(pair[1])))
+                for key, pair in zip(keys, values, strict=True)
+            )
+        return fits

@@ -1,0 +1,253 @@
+"""From a name to a base model that is ready for private training: loaded, dropout-free, hashed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from privfed_dpo.errors import ModelError
+from privfed_dpo.model.fingerprint import fingerprint_model
+from privfed_dpo.model.tiny import SPECIAL_TOKENS, TINY_LLAMA, build_word_tokenizer
+from privfed_dpo.model.tiny import tiny_llama_config as _tiny_llama_config
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
+AttentionName = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which base model, and how it is held.
+
+    Attributes:
+        base: `tiny-llama` (built in), a folder with a checkpoint, or a hub id.
+        revision: commit or tag of a hub id; None is the newest.
+        dtype: type of the frozen weights; adapters are float32 whatever it is.
+        device: `cpu`, `cuda`, `cuda:1` and so on, or `auto` (cuda where there is one).
+        init_seed: seed of the built-in model's random weights; privacy does not rest on it.
+        attention: attention kernel; `auto` leaves the choice to transformers.
+    """
+
+    base: str = TINY_LLAMA
+    revision: str | None = None
+    dtype: DtypeName = "float32"
+    device: str = "cpu"
+    init_seed: int = 0
+    attention: AttentionName = "auto"
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A base model with its tokenizer.
+
+    Attributes:
+        model: a causal language model in eval mode, every dropout 0, every weight frozen.
+        tokenizer: has a pad token and a chat template only if the checkpoint came with one.
+        fingerprint: hash over configuration, weights and tokenizer; whoever changes weights must
+            call `refresh_fingerprint`.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+    def refresh_fingerprint(self) -> str:
+        """Hashes model and tokenizer again; call it before an adapter is attached."""
+        self.fingerprint = fingerprint_model(self.model, self.tokenizer)
+        return self.fingerprint
+
+    def save(self, directory: Path) -> None:
+        """Writes model (safetensors) and tokenizer so that `load_model` reads them back.
+
+        Raises:
+            ModelError: an adapter was already attached; its layers would be written as base layers.
+        """
+        if any("lora_" in name for name, _ in self.model.named_parameters()):
+            raise ModelError(
+                "An adapter is attached to this base model.",
+                advice="Save the base model before Adapter.attach.",
+            )
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def load_model(spec: ModelSpec, *, vocabulary: Sequence[str] | None = None) -> LoadedModel:
+    """Loads a base model for private training.
+
+    Weights come from safetensors files only (a pickle could run code), remote code is never run.
+    Every dropout of the configuration and of the modules is set to 0, since policy and reference
+    must agree at the start and a pair's gradient must be a function of the pair. A missing pad
+    token becomes the end (or unknown) token; padding is masked, so its value does not matter.
+
+    Args:
+        spec: what to load.
+        vocabulary: words of the built-in model's tokenizer; only for it.
+
+    Returns:
+        The model in eval mode on `spec.device`, weights frozen, with tokenizer and fingerprint.
+
+    Raises:
+        ModelError: nothing usable under that name; says what to do.
+    """
+    if spec.base == TINY_LLAMA:
+        model, tokenizer = _make_tiny(spec, vocabulary)
+    else:
+        model, tokenizer = _load_checkpoint(spec)
+    _check_vocabulary(model, tokenizer)
+    remove_dropout(model)
+    model.requires_grad_(False)
+    model.eval()
+    model.to(_device_of(spec))
+    return LoadedModel(model, tokenizer, fingerprint_model(model, tokenizer))
+
+
+def empty_model(spec: ModelSpec, *, vocabulary_size: int | None = None) -> PreTrainedModel:
+    """Builds the model's modules on the meta device: shapes without memory or weights.
+
+    Attach an adapter to it to learn the adapter's dimension before anything is downloaded but
+    the configuration.
+
+    Args:
+        spec: which model.
+        vocabulary_size: token ids of the built-in model, special ones included; the adapter's
+            dimension does not depend on it.
+
+    Raises:
+        ModelError: no configuration under that name.
+    """
+    if spec.base == TINY_LLAMA:
+        config: PretrainedConfig = _tiny_llama_config(vocabulary_size or len(SPECIAL_TOKENS) + 1)
+    else:
+        with _loading(spec):
+            config = AutoConfig.from_pretrained(spec.base, revision=spec.revision)
+    with _loading(spec), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            _without_dropout(config), **_kernel(spec)
+        )
+    return model.eval()
+
+
+def remove_dropout(model: torch.nn.Module) -> None:
+    """Sets every dropout rate to 0, in dropout modules and in modules that hold a bare rate."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):  # noqa: SLF001 - common parent
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if _is_dropout_rate(name, value):
+                setattr(module, name, 0.0)
+    config = getattr(model, "config", None)
+    if isinstance(config, PretrainedConfig):
+        _without_dropout(config)
+
+
+def _make_tiny(
+    spec: ModelSpec, vocabulary: Sequence[str] | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if vocabulary is None:
+        raise ModelError(
+            f"The built-in model {TINY_LLAMA!r} has no vocabulary of its own.",
+            advice="Use it with the embedded task, or set model.base to a checkpoint.",
+        )
+    tokenizer = build_word_tokenizer(vocabulary)
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.init_seed)
+        model = AutoModelForCausalLM.from_config(
+            _tiny_llama_config(len(tokenizer)), dtype=_dtype_of(spec), **_kernel(spec)
+        )
+    return model, tokenizer
+
+
+def _load_checkpoint(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    with _loading(spec):
+        config = AutoConfig.from_pretrained(spec.base, revision=spec.revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.base,
+            revision=spec.revision,
+            config=_without_dropout(config),
+            dtype=_dtype_of(spec),
+            use_safetensors=True,
+            **_kernel(spec),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(spec.base, revision=spec.revision)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"The tokenizer of {spec.base!r} has no pad, end or unknown token.",
+            advice="Set eos_token in the checkpoint's tokenizer_config.json.",
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _loading(spec: ModelSpec) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        where = "folder" if Path(spec.base).exists() else "name"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelError(
+            f"No causal language model could be loaded from the {where} {spec.base!r}: {reason}",
+            advice=(
+                f"model.base is {TINY_LLAMA!r}, a folder with config.json, *.safetensors and "
+                "tokenizer files, or a hub id that this machine can reach."
+            ),
+        ) from error
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"The tokenizer knows {len(tokenizer)} tokens, the model only {rows}.",
+            advice="Use the tokenizer that the checkpoint was trained with.",
+        )
+
+
+def _without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    for name, value in list(vars(config).items()):
+        if _is_dropout_rate(name, value):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _is_dropout_rate(name: str, value: object) -> bool:
+    spelled = "drop" in name or name.endswith("_pdrop")
+    return spelled and isinstance(value, float) and value != 0.0
+
+
+def _dtype_of(spec: ModelSpec) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    return dtype
+
+
+def _kernel(spec: ModelSpec) -> dict[str, Any]:
+    return {} if spec.attention == "auto" else {"attn_implementation": spec.attention}
+
+
+def _device_of(spec: ModelSpec) -> torch.device:
+    if spec.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(spec.device)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{spec.device!r} is not a device.", advice="Use cpu, cuda, cuda:0 or auto."
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("No CUDA device is available.", advice="Set model.device to cpu.")
+    return device
