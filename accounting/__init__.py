@@ -33,9 +33,13 @@ from accounting.events import (
     decode_event,
     encode_event,
 )
+from accounting.ledger import Ledger, SpendReceipt
+from accounting.ledger_format import LedgerHeader
+from accounting.ledger_verdict import LedgerRecord, LedgerVerdict, read_ledger, verify_ledger
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
+from accounting.statement import guarantee
 from accounting.units import Adjacency, Budget, PrivacyUnit, default_delta
 
 __all__ = [
@@ -53,8 +57,12 @@ __all__ = [
     "GaussianRelease",
     "GridNoise",
     "InvalidPrivacyParameter",
+    "Ledger",
     "LedgerCorrupted",
+    "LedgerHeader",
     "LedgerMisuse",
+    "LedgerRecord",
+    "LedgerVerdict",
     "Mode",
     "NoiseShares",
     "PoissonGaussianRelease",
@@ -63,6 +71,7 @@ __all__ = [
     "ReleaseSchedule",
     "Repeated",
     "Slack",
+    "SpendReceipt",
     "UnprotectedRelease",
     "UnsupportedAdjacency",
     "UnsupportedMechanism",
@@ -74,7 +83,10 @@ __all__ = [
     "encode_schedule",
     "epsilon_pair",
     "gaussian_epsilon",
+    "guarantee",
     "participation_epsilon",
     "pld_epsilon",
     "rdp_epsilon",
+    "read_ledger",
+    "verify_ledger",
 ]

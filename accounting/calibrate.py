@@ -120,7 +120,7 @@ def _bracket(excess: Callable[[float], float], target: float) -> tuple[float, fl
 
 
 def _certify(schedule: Schedule, budget: Budget, tolerance: float, start: float) -> Certificate:
-    """Walk on the fine grid, by half tolerances, until the answer fits and its neighbour does not."""
+    """Walk on the fine grid until the answer fits and its neighbour below does not."""
 
     def certified(noise: float) -> float:
         return pld_epsilon(schedule(noise), budget.delta, interval=CERTIFIED_INTERVAL)

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
-JSON: TypeAlias = Union[None, bool, int, float, str, Sequence["JSON"], Mapping[str, "JSON"]]
+JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
 
 def canonical_bytes(value: JSON) -> bytes:
@@ -23,8 +23,8 @@ def canonical_bytes(value: JSON) -> bytes:
 def from_canonical_bytes(encoded: bytes) -> Any:
     """Read what `canonical_bytes` wrote, and nothing else.
 
-    Decoding then encoding again must give the same bytes, so duplicate keys, spaces, other spellings
-    of a number and trailing data are all refused.
+    Decoding then encoding again must give the same bytes, so duplicate keys, spaces, other
+    spellings of a number and trailing data are all refused.
 
     Raises:
         ValueError: `encoded` is not canonical JSON.

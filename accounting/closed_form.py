@@ -48,7 +48,7 @@ def gaussian_delta(epsilon: float, separation: ArrayLike) -> NDArray[np.float64]
 
 
 def gaussian_epsilon(separation: float, delta: float) -> float:
-    """Return the smallest epsilon of N(0, 1) against N(separation, 1), to 1e-12 relative, from above.
+    """Return epsilon of N(0, 1) against N(separation, 1), to 1e-12 relative, from above.
 
     Raises:
         InvalidPrivacyParameter: `delta` is not in (0, 1).

@@ -93,10 +93,10 @@ class RdpFilter:
     """Running total of releases whose noise may depend on what happened before.
 
     PLD composition needs all mechanisms fixed in advance. At ONE Renyi order fixed in advance,
-    stopping before the total exceeds a bound is valid even when each next mechanism is chosen after
-    seeing the previous outputs (Feldman and Zrnic 2021, Theorem 3.1). With several orders, whichever is
-    best afterwards, the failure probability is split evenly among them (a union bound), so a single
-    order is the cheapest: see `committed`.
+    stopping before the total exceeds a bound is valid even when each next mechanism is chosen
+    after seeing the previous outputs (Feldman and Zrnic 2021). With several orders, whichever is
+    best afterwards, the failure probability is split evenly among them (a union bound), so a
+    single order is the cheapest: see `committed`.
 
     Args:
         delta: failure probability of the reported epsilon, in (0, 1).

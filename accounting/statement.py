@@ -1,0 +1,141 @@
+"""The guarantee in words: what is promised, to whom, under which assumptions, and what is not."""
+
+import math
+from collections.abc import Mapping
+
+from accounting.accountants import EpsilonPair
+from accounting.adversaries import Adversary, Mode, ReleaseSchedule
+from accounting.ledger_format import LedgerHeader
+from accounting.units import PrivacyUnit
+
+_DECIMALS = 4
+_UNIT_WORDS = {
+    PrivacyUnit.PAIR: "one preference pair (prompt, chosen, rejected)",
+    PrivacyUnit.USER: "all preference pairs of one user",
+}
+
+
+def guarantee(
+    header: LedgerHeader,
+    epsilon: Mapping[Adversary, EpsilonPair],
+    *,
+    participations: int | None = None,
+    realised: float | None = None,
+) -> str:
+    """Return the guarantee of a run, or of a plan, as text of about twenty lines.
+
+    Numbers are rounded up, so the text never promises more than they do.
+
+    Args:
+        header: what the run is held to.
+        epsilon: adversary -> certified epsilon, from `Ledger.epsilons`, a `LedgerVerdict`, or
+            `ReleaseSchedule.epsilon` for a plan; an adversary that is missing is not mentioned.
+        participations: rounds of the busiest client; the plan's cap if None.
+        realised: epsilon by the RDP filter with the survivors there were, if known.
+    """
+    schedule = header.schedule
+    rounds = schedule.participations if participations is None else participations
+    if schedule.mode is Mode.NONE or header.budget is None:
+        return _no_guarantee(header, rounds)
+    lines = [
+        f"Run {header.run_id}: (epsilon, delta)-differential privacy, "
+        f"delta = {header.budget.delta:g}, mode {schedule.mode}.",
+        f"Unit: {_UNIT_WORDS[header.unit]}.",
+        "Adjacency: zero-out. Any one unit may be replaced by a null record that contributes "
+        "nothing; the sizes of all data sets are public.",
+        f"Scope: what {rounds} rounds release about one unit, each at sample rate "
+        f"{schedule.sample_rate:g}; clients hold disjoint data.",
+        "Upper bounds on epsilon (PLD certified; RDP as a cross-check):",
+        *(
+            f"  {adversary}: {_up(epsilon[adversary].pld)} (RDP {_up(epsilon[adversary].rdp)}) - "
+            f"{_eyes(adversary, schedule)}"
+            for adversary in (
+                Adversary.COALITION,
+                Adversary.SERVER,
+                Adversary.OUTSIDE,
+                Adversary.NO_SECAGG,
+            )
+            if adversary in epsilon
+        ),
+    ]
+    if realised is not None:
+        lines.append(
+            f"With the survivors there really were, the RDP filter gives {_up(realised)}; "
+            "this is information, the bounds above are the guarantee."
+        )
+    return "\n".join([*lines, *_assumptions(schedule), *_limits(schedule)])
+
+
+def _no_guarantee(header: LedgerHeader, rounds: int) -> str:
+    return "\n".join(
+        (
+            f"Run {header.run_id}: NO differential privacy. Nobody added noise; epsilon is infinite.",
+            f"{rounds} rounds were released as they were. Whoever holds the model, or any of the "
+            "sums, may learn about single pairs.",
+            "Use this run as a baseline only, on data that may be public.",
+        )
+    )
+
+
+def _eyes(adversary: Adversary, schedule: ReleaseSchedule) -> str:
+    """Say who the adversary is, in this plan's numbers."""
+    if schedule.mode is Mode.LOCAL:
+        return {
+            Adversary.COALITION: "the server together with all other clients",
+            Adversary.SERVER: "the server",
+            Adversary.OUTSIDE: "whoever holds the released model",
+            Adversary.NO_SECAGG: "the same, though secure aggregation fails",
+        }[adversary]
+    noise = schedule.noise
+    colluders = noise.colluders if noise is not None and not isinstance(noise, int | float) else 0
+    fewest = f"{schedule.threshold} of {schedule.cohort} survivors"
+    return {
+        Adversary.COALITION: f"the server and {colluders} colluding clients, {fewest}",
+        Adversary.SERVER: f"the server alone, {fewest}",
+        Adversary.OUTSIDE: "whoever holds the released model; no credit for hidden participation",
+        Adversary.NO_SECAGG: "what would be left if secure aggregation failed: one share of noise",
+    }[adversary]
+
+
+def _assumptions(schedule: ReleaseSchedule) -> list[str]:
+    lines = [
+        "This holds if:",
+        "  - each pair's gradient is clipped once, as a whole, and sums are divided by public "
+        "constants only;",
+        "  - every pair joins a batch independently with the stated rate, and batches and their "
+        "sizes stay inside the client;",
+        "  - noise and sampling come from a secret cryptographic source that is never reused;",
+    ]
+    if schedule.mode is Mode.DISTRIBUTED:
+        lines += [
+            "  - secure aggregation opens one sum per round, and none below the threshold;",
+            "  - at most the stated number of clients collude or leave out their noise, fake "
+            "clients counted among them;",
+        ]
+    else:
+        lines.append("  - the client itself follows the protocol;")
+    lines.append("  - no unit sits at two clients, and nothing else computed from it is published.")
+    return lines
+
+
+def _limits(schedule: ReleaseSchedule) -> list[str]:
+    lines = [
+        "Not protected:",
+        "  - a person with several pairs, beyond what each pair gets;",
+        "  - data set sizes, who took part and when, and what the model says about everybody;",
+        "  - the choice among several private runs, and metrics computed on private data.",
+    ]
+    if schedule.slack.log_ratio > 0:
+        lines.append(
+            "The noise is discrete; its distance from the model used here "
+            f"({schedule.slack.log_ratio:.1e} in log ratio) is included in the bounds."
+        )
+    return lines
+
+
+def _up(value: float) -> str:
+    """Format a bound, rounded up, so that the text is never below the number."""
+    if math.isinf(value):
+        return "infinite"
+    scale = 10.0**_DECIMALS
+    return f"{math.ceil(value * scale) / scale:.{_DECIMALS}f}"
