@@ -198,11 +198,9 @@ def _encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> Ids
 
 def _render(pair: PreferencePair, tokenizer: Tokenizer) -> tuple[str, str, str]:
     prompt, chosen, rejected = (_turns(text) for text in (pair.prompt, pair.chosen, pair.rejected))
-    answers_open = prompt[-1]["role"] == "assistant"
-    ending = {"continue_final_message": True} if answers_open else {"add_generation_prompt": True}
     try:
         return (
-            str(tokenizer.apply_chat_template(prompt, tokenize=False, **ending)),
+            str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)),
             str(tokenizer.apply_chat_template(prompt + chosen, tokenize=False)),
             str(tokenizer.apply_chat_template(prompt + rejected, tokenize=False)),
         )
