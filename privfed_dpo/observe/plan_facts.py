@@ -1,0 +1,170 @@
+"""The plan of a run in words: one wording for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from privfed_dpo.observe.quantities import (
+    UNKNOWN,
+    format_bytes,
+    format_epsilon,
+    format_number,
+)
+
+ADVERSARIES = {
+    "coalition": "the server and the tolerated colluders, fewest survivors",
+    "server": "the server alone, fewest survivors",
+    "outside": "whoever holds the released adapter",
+    "no_secagg": "the server, if secure aggregation failed",
+}
+"""Adversaries in the order of the headline, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonBound:
+    """Epsilon against one adversary, as text.
+
+    Attributes:
+        adversary: who, in words.
+        pld: certified bound.
+        rdp: cross-check by Rényi accounting.
+    """
+
+    adversary: str
+    pld: str
+    rdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSection:
+    """Facts that belong together.
+
+    Attributes:
+        title: what they are about.
+        facts: label and value, as text.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def epsilon_bounds(epsilon: Mapping[str, Any] | None) -> tuple[EpsilonBound, ...]:
+    """Put epsilon by adversary into words.
+
+    Args:
+        epsilon: adversary name -> {"pld": ..., "rdp": ...}; null stands for "no bound".
+
+    Returns:
+        One entry per adversary that is present, the headline first, unknown names last.
+    """
+    present = epsilon or {}
+    names = [name for name in ADVERSARIES if name in present]
+    names += [name for name in present if name not in ADVERSARIES]
+    bounds = []
+    for name in names:
+        pair = present[name] or {}
+        bounds.append(
+            EpsilonBound(
+                adversary=ADVERSARIES.get(name, name),
+                pld=format_epsilon(pair.get("pld")),
+                rdp=format_epsilon(pair.get("rdp")),
+            )
+        )
+    return tuple(bounds)
+
+
+def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
+    """Put the facts of a plan into words.
+
+    Args:
+        plan: the content of `plan.json`; a fact it lacks shows as a dash.
+
+    Returns:
+        Sections on data, privacy, secure aggregation and cost.
+    """
+    secure = plan.get("secure_aggregation")
+    return (
+        PlanSection(
+            "Data and schedule",
+            (
+                ("clients", _plain(plan, "clients")),
+                ("pairs", _pairs(plan)),
+                ("rounds", _plain(plan, "rounds")),
+                ("clients a round", _plain(plan, "cohort")),
+                ("rounds of one client, at most", _plain(plan, "participations")),
+                ("local steps", _plain(plan, "local_steps")),
+                ("sampling rate of pairs", _number(plan, "sample_rate")),
+                ("pairs a round, expected", _number(plan, "expected_batch_pairs", 1)),
+            ),
+        ),
+        PlanSection(
+            "Privacy",
+            (
+                ("mode", _plain(plan, "mode")),
+                ("unit", _plain(plan, "unit")),
+                ("adjacency", _plain(plan, "adjacency").replace("_", "-")),
+                ("target epsilon", _target(plan)),
+                ("delta", _delta(plan)),
+                ("noise multiplier of the sum", _number(plan, "noise_multiplier")),
+                ("noise multiplier of one share", _number(plan, "share_noise_multiplier")),
+                ("norm bound of a pair's gradient", _number(plan, "max_grad_norm")),
+            ),
+        ),
+        PlanSection(
+            "Secure sum",
+            (
+                (
+                    "secure aggregation",
+                    UNKNOWN
+                    if secure is None
+                    else "on"
+                    if secure
+                    else "OFF: the server sees every update",
+                ),
+                ("survivors needed", _plain(plan, "threshold")),
+                ("drop-outs tolerated", _plain(plan, "dropout_tolerance")),
+                ("colluders assumed", _plain(plan, "colluders")),
+                ("ring", f"{_plain(plan, 'ring_bits')} bits"),
+                ("grid steps in one unit", _number(plan, "grid_steps_per_unit", 0)),
+                ("noise of one share, in grid steps", _number(plan, "share_stddev_steps", 1)),
+            ),
+        ),
+        PlanSection(
+            "Cost",
+            (
+                ("trained coordinates", _plain(plan, "dimension")),
+                ("upload of a client each round", format_bytes(plan.get("upload_bytes"))),
+                ("of it the masked vector", format_bytes(plan.get("vector_bytes"))),
+                ("memory of the base weights", format_bytes(plan.get("model_bytes"))),
+                ("memory of pair gradients", format_bytes(plan.get("gradient_bytes"))),
+            ),
+        ),
+    )
+
+
+def _plain(plan: Mapping[str, Any], key: str) -> str:
+    value = plan.get(key)
+    return UNKNOWN if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _number(plan: Mapping[str, Any], key: str, decimals: int = 4) -> str:
+    return format_number(plan.get(key), decimals)
+
+
+def _pairs(plan: Mapping[str, Any]) -> str:
+    spread = f"{_plain(plan, 'pairs_min')} to {_plain(plan, 'pairs_max')} a client"
+    return f"{_plain(plan, 'pairs_total')} ({spread})"
+
+
+def _target(plan: Mapping[str, Any]) -> str:
+    if plan.get("mode") == "none":
+        return "none: nobody adds noise"
+    target = plan.get("target_epsilon")
+    return UNKNOWN if target is None else format_epsilon(target)
+
+
+def _delta(plan: Mapping[str, Any]) -> str:
+    delta = plan.get("delta")
+    return UNKNOWN if delta is None else f"{delta:.3g}"

@@ -1,0 +1,141 @@
+"""The files of a run folder: their names, and how they are written so that a crash spoils none."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from privfed_dpo.engine.events import MetricsRow
+from privfed_dpo.errors import DataError
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+PLAN_FILE = "plan.json"
+METRICS_FILE = "metrics.jsonl"
+LEDGER_FILE = "ledger.jsonl"
+SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.html"
+ADAPTER_FOLDER = "adapter"
+CHECKPOINT_FOLDER = "checkpoint"
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Replace a file as a whole: readers see the old content or the new, never a part.
+
+    Args:
+        path: the file; its folder exists.
+        text: the new content, written as UTF-8 and flushed to the disk before it replaces the old.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_json_atomic(path: Path, content: Mapping[str, object]) -> None:
+    """Replace a JSON file as a whole; see `write_text_atomic`.
+
+    Args:
+        path: the file; its folder exists.
+        content: plain data. Numbers that are not finite have no JSON form and become null.
+    """
+    text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
+    write_text_atomic(path, f"{text}\n")
+
+
+def append_row(path: Path, row: MetricsRow) -> None:
+    """Add one metrics row as one line, on the disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(row))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_rows(path: Path, rows: Iterable[MetricsRow]) -> None:
+    """Replace the metrics file by these rows."""
+    write_text_atomic(path, "".join(_line(row) for row in rows))
+
+
+def read_rows(path: Path) -> tuple[dict[str, object], ...]:
+    """Read a metrics file.
+
+    Args:
+        path: a file of one JSON object per line. A last line without its end is a write that a
+            crash cut short and is left out; of several rows for one round the last counts.
+
+    Returns:
+        One mapping per round, in the order of rounds; empty if there is no such file.
+
+    Raises:
+        DataError: a whole line is not a row.
+    """
+    if not path.exists():
+        return ()
+    rows: dict[int, dict[str, object]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            row = json.loads(line)
+            rows[row["round"]] = row
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: line {number} is not a metrics row",
+                source=str(path),
+                advice="Restore the file; its rows are also in the checkpoint.",
+            ) from error
+    return tuple(rows[number] for number in sorted(rows))
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content; empty if there is no such file.
+
+    Raises:
+        DataError: the file is not a JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON ({error})", source=str(path)) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a JSON object", source=str(path))
+    return content
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove an unfinished last line, so that the next row starts a line of its own."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _line(row: MetricsRow) -> str:
+    return f"{json.dumps(_finite(asdict(row)), allow_nan=False)}\n"
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
