@@ -68,7 +68,9 @@ def refuse_replace_one(adjacency: Adjacency) -> None:
 def renyi_divergences(event: Event, orders: tuple[float, ...]) -> NDArray[np.float64]:
     """Return the Renyi divergence of one release at each order; read-only, shape (orders,).
 
-    An order at which the series does not converge is reported as infinite, hence never used.
+    Whole orders are exact. At fractional orders the library adds the terms of an alternating series
+    by their absolute values, which gives an upper bound a percent or so too large. An order at
+    which the series does not converge is reported as infinite, hence never used.
     """
     if isinstance(event, UnprotectedRelease):
         divergences = np.full(len(orders), math.inf)

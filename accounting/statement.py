@@ -38,13 +38,19 @@ def guarantee(
     if schedule.mode is Mode.NONE or header.budget is None:
         return _no_guarantee(header, rounds)
     lines = [
-        f"Run {header.run_id}: (epsilon, delta)-differential privacy, "
-        f"delta = {header.budget.delta:g}, mode {schedule.mode}.",
+        (
+            f"Run {header.run_id}: (epsilon, delta)-differential privacy, "
+            f"delta = {header.budget.delta:g}, mode {schedule.mode}."
+        ),
         f"Unit: {_UNIT_WORDS[header.unit]}.",
-        "Adjacency: zero-out. Any one unit may be replaced by a null record that contributes "
-        "nothing; the sizes of all data sets are public.",
-        f"Scope: what {rounds} rounds release about one unit, each at sample rate "
-        f"{schedule.sample_rate:g}; clients hold disjoint data.",
+        (
+            "Adjacency: zero-out. Any one unit may be replaced by a null record that contributes "
+            "nothing; the sizes of all data sets are public."
+        ),
+        (
+            f"Scope: what {rounds} rounds release about one unit, each at sample rate "
+            f"{schedule.sample_rate:g}; clients hold disjoint data."
+        ),
         "Upper bounds on epsilon (PLD certified; RDP as a cross-check):",
         *(
             f"  {adversary}: {_up(epsilon[adversary].pld)} (RDP {_up(epsilon[adversary].rdp)}) - "
@@ -69,9 +75,11 @@ def guarantee(
 def _no_guarantee(header: LedgerHeader, rounds: int) -> str:
     return "\n".join(
         (
-            f"Run {header.run_id}: NO differential privacy. Nobody added noise; epsilon is infinite.",
-            f"{rounds} rounds were released as they were. Whoever holds the model, or any of the "
-            "sums, may learn about single pairs.",
+            f"Run {header.run_id}: NO differential privacy: no noise, hence infinite epsilon.",
+            (
+                f"{rounds} rounds are released as they are; whoever holds the model, or any of the "
+                "sums, may learn about single pairs."
+            ),
             "Use this run as a baseline only, on data that may be public.",
         )
     )
@@ -100,17 +108,23 @@ def _eyes(adversary: Adversary, schedule: ReleaseSchedule) -> str:
 def _assumptions(schedule: ReleaseSchedule) -> list[str]:
     lines = [
         "This holds if:",
-        "  - each pair's gradient is clipped once, as a whole, and sums are divided by public "
-        "constants only;",
-        "  - every pair joins a batch independently with the stated rate, and batches and their "
-        "sizes stay inside the client;",
+        (
+            "  - each pair's gradient is clipped once, as a whole, and sums are divided by public "
+            "constants only;"
+        ),
+        (
+            "  - every pair joins a batch independently with the stated rate, and batches and "
+            "their sizes stay inside the client;"
+        ),
         "  - noise and sampling come from a secret cryptographic source that is never reused;",
     ]
     if schedule.mode is Mode.DISTRIBUTED:
         lines += [
             "  - secure aggregation opens one sum per round, and none below the threshold;",
-            "  - at most the stated number of clients collude or leave out their noise, fake "
-            "clients counted among them;",
+            (
+                "  - at most the stated number of clients collude or leave out their noise, fake "
+                "clients counted among them;"
+            ),
         ]
     else:
         lines.append("  - the client itself follows the protocol;")
