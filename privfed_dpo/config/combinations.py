@@ -30,6 +30,11 @@ def _privacy(config: Config) -> list[str]:
             "privacy.mode=distributed takes federation.local_steps=1: noise shares do not add "
             "up across local steps; use privacy.mode=local for several steps"
         )
+    if privacy.mode == "distributed" and not config.secure_agg.enabled:
+        problems.append(
+            "privacy.mode=distributed needs secure_agg.enabled=true: a client's share of noise "
+            "protects nothing if its message is seen alone; use privacy.mode=local without it"
+        )
     return problems
 
 

@@ -199,7 +199,7 @@ class SecureAggConfig(_Section):
 
     enabled: bool = Field(
         True,
-        description="false sums in clear: the server is then trusted, and the report says so",
+        description="false sums in clear, where the mode needs no secure sum (local, none)",
     )
     modulus_bits: Literal[32, 64] | None = Field(
         None, description="ring size; null takes 32 where the plan proves it is enough [bits]"

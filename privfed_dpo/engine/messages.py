@@ -82,7 +82,7 @@ def _decode(data: bytes, kind: type[_Message]) -> _Message:
         raise MalformedEnvelope(f"{len(data)} bytes is above the limit of {MAX_ENVELOPE_BYTES}")
     try:
         message = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MalformedEnvelope(f"not a {kind.__name__}: {error}") from error
     if msgspec.msgpack.encode(message) != data:
         raise MalformedEnvelope(f"a {kind.__name__} in non-canonical form")

@@ -1,0 +1,182 @@
+"""A client of a federated run: bytes in, bytes out.
+
+It holds its own pairs, keys and randomness, checks what it is asked against its own copy of the
+plan and the roster fixed at enrolment, and answers every round once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from privfed_dpo.engine.contribution import Contributor
+from privfed_dpo.engine.messages import (
+    COORDINATOR,
+    PLAIN_INPUT,
+    START,
+    WIRE_VERSION,
+    Envelope,
+    MalformedEnvelope,
+    RoundStart,
+    decode_envelope,
+    decode_round_start,
+    encode,
+)
+from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.errors import PrivFedError
+from privfed_dpo.mechanism.keystream import Entropy
+from secure_agg import ClientSession, IdentityKey, Phase
+
+
+class ClientRefused(PrivFedError):
+    """A client will not do what it was asked; nothing was computed and nothing left it."""
+
+    exit_code = 4
+
+
+def round_id(run_id: bytes, round_number: int) -> bytes:
+    """Bytes unique to this run and round, bound into every key and signature of its protocol."""
+    return hashlib.sha256(b"privfed-dpo/round/" + run_id + round_number.to_bytes(8, "big")).digest()
+
+
+class FederatedClient:
+    """One client's side of all rounds.
+
+    Args:
+        contributor: data, model and randomness of this client, bound to its plan.
+        run_id: 16 bytes that name the run.
+        identity: the client's long-lived signing key.
+        roster: identity keys of all enrolled clients, by number, fixed before the run.
+        entropy: source of protocol keys; `os.urandom` outside tests.
+    """
+
+    __slots__ = (
+        "_contributor",
+        "_entropy",
+        "_identity",
+        "_last_round",
+        "_roster",
+        "_run_id",
+        "_session",
+        "_start",
+    )
+
+    def __init__(
+        self,
+        *,
+        contributor: Contributor,
+        run_id: bytes,
+        identity: IdentityKey,
+        roster: Mapping[int, bytes],
+        entropy: Entropy,
+    ) -> None:
+        self._contributor = contributor
+        self._run_id = run_id
+        self._identity = identity
+        self._roster = roster
+        self._entropy = entropy
+        self._last_round = 0
+        self._session: ClientSession | None = None
+        self._start: RoundStart | None = None
+
+    def __repr__(self) -> str:
+        return f"FederatedClient({self.number}, round={self._last_round})"
+
+    @property
+    def number(self) -> int:
+        """This client's number on the roster."""
+        return self._contributor.client
+
+    @property
+    def _plan(self) -> RunPlan:
+        return self._contributor.plan
+
+    def handle(self, data: bytes) -> bytes:
+        """Answer one message of the coordinator.
+
+        Args:
+            data: an encoded Envelope.
+
+        Returns:
+            The encoded reply.
+
+        Raises:
+            MalformedEnvelope: not a canonical message of this version.
+            ClientRefused: another run or plan, an old round, a roster or step that does not fit.
+            SecAggError: the protocol inside was violated; the round is over for this client.
+        """
+        envelope = decode_envelope(data)
+        if envelope.run_id != self._run_id or envelope.sender != COORDINATOR:
+            raise ClientRefused("the message belongs to another run")
+        if envelope.step == START:
+            return self._reply(envelope, *self._begin(envelope))
+        if envelope.round != self._last_round or self._session is None:
+            raise ClientRefused(
+                f"round {envelope.round} is not open here; the last one was {self._last_round}"
+            )
+        return self._reply(envelope, envelope.step, self._continue(envelope))
+
+    def _begin(self, envelope: Envelope) -> tuple[str, bytes]:
+        """Check the invitation, then start the protocol or, without it, answer at once."""
+        start = decode_round_start(envelope.payload)
+        self._check(envelope.round, start)
+        self._last_round, self._start = envelope.round, start
+        if not self._plan.secure_aggregation:
+            vector = self._vector()
+            return PLAIN_INPUT, vector.tobytes()
+        params = self._plan.protocol_params(
+            round_id(self._run_id, envelope.round),
+            {number: self._roster[number] for number in start.cohort},
+        )
+        self._session = ClientSession(params, self.number, self._identity, self._entropy)
+        return Phase.ADVERTISE_KEYS.value, self._session.advertise()
+
+    def _check(self, round_number: int, start: RoundStart) -> None:
+        if round_number <= self._last_round:
+            raise ClientRefused(
+                f"round {round_number} was asked after round {self._last_round}: a client answers "
+                "each round once"
+            )
+        if start.plan_hash != bytes.fromhex(self._plan.plan_hash):
+            raise ClientRefused("the coordinator follows another plan than this client")
+        cohort = start.cohort
+        if (
+            len(cohort) != self._plan.cohort
+            or list(cohort) != sorted(set(cohort))
+            or self.number not in cohort
+            or not set(cohort) <= self._roster.keys()
+        ):
+            raise ClientRefused("the cohort is not one that the plan and the roster allow")
+        if len(start.weights) != 4 * self._plan.facts.dimension:
+            raise MalformedEnvelope("the adapter has the wrong length")
+
+    def _continue(self, envelope: Envelope) -> bytes:
+        session = self._session
+        if session is None:
+            raise ClientRefused("no round is open here")
+        vector = self._vector() if session.awaiting is Phase.MASKED_INPUT else None
+        reply = session.handle(envelope.payload, vector=vector)
+        if reply is None:
+            raise ClientRefused(f"nothing to answer in step {envelope.step}")
+        return reply
+
+    def _vector(self) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
+        if self._start is None:
+            raise ClientRefused("no round is open here")
+        weights = np.frombuffer(self._start.weights, dtype="<f4").astype(np.float32)
+        steps = self._contributor.contribute(self._last_round, weights)
+        return self._plan.grid().to_ring(steps)
+
+    def _reply(self, envelope: Envelope, step: str, payload: bytes) -> bytes:
+        return encode(
+            Envelope(
+                version=WIRE_VERSION,
+                run_id=self._run_id,
+                round=envelope.round,
+                step=step,
+                sender=self.number,
+                payload=payload,
+            )
+        )

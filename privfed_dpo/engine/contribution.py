@@ -1,0 +1,129 @@
+"""What one client computes in a round: private pairs in, noisy integers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.mechanism.keystream import StreamIssuer
+
+Steps = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
+
+
+class GradientSource(Protocol):
+    """The model as the engine sees it: flat weights in, one gradient row per pair out."""
+
+    def load(self, weights: npt.NDArray[np.float32]) -> None:
+        """Put the flat adapter, shape [d], into the model."""
+
+    def pair_gradients(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.float32]
+    ) -> Iterator[torch.Tensor]:
+        """Yield raw gradients in micro-batches, shape [b, d], one row per pair, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateShard:
+    """The pairs of one client with their cached reference log-probabilities.
+
+    Attributes:
+        pairs: the client's own pairs.
+        reference: log-probabilities of (chosen, rejected) under the reference, shape [n, 2].
+    """
+
+    pairs: tuple[TokenizedPair, ...] = field(repr=False)
+    reference: npt.NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Contributor:
+    """Computes a client's contribution according to the plan.
+
+    Attributes:
+        plan: the numbers of sampler, clip, grid and noise.
+        client: the client's number.
+        shard: its data.
+        source: the model.
+        issuer: its secret randomness; every round and step has streams of its own.
+    """
+
+    plan: RunPlan
+    client: int
+    shard: PrivateShard
+    source: GradientSource
+    issuer: StreamIssuer
+
+    def contribute(self, round_number: int, weights: npt.NDArray[np.float32]) -> Steps:
+        """Return the signed integer vector this client puts into the secure sum.
+
+        Args:
+            round_number: training round; its streams are used once.
+            weights: the global adapter, shape [d].
+
+        Returns:
+            Shape [plan.vector_length], int64.
+
+        Raises:
+            StreamReused: the round was already computed by this client object.
+
+        Guarantee: in distributed mode the result carries this client's noise share, in local mode
+            every step carried the client's full noise. An empty batch gives noise alone.
+        """
+        if self.plan.sums_gradients:
+            self.source.load(weights)
+            return self._noisy_gradient_sum(f"round-{round_number}")
+        return self._update(round_number, weights)
+
+    def _noisy_gradient_sum(self, label: str) -> Steps:
+        """Sample, clip each pair, truncate, sum and add noise; all in integers."""
+        clipper = self.plan.clipper()
+        if clipper is None:
+            raise ValueError("a gradient sum needs a clip bound")
+        total = clipper.empty(self.plan.facts.dimension)
+        for rows in self._sampled_gradients(label):
+            total = total.plus(clipper.clip(rows))
+        noise = self.plan.share_noise()
+        if noise is None:
+            return total.total
+        return total.total + noise.draw(total.total.size, self.issuer.issue(f"{label}/noise"))
+
+    def _sampled_gradients(self, label: str) -> Iterator[torch.Tensor]:
+        stream = self.issuer.issue(f"{label}/sample")
+        batch = self.plan.sampler().draw(len(self.shard.pairs), stream)
+        if batch.size:
+            pairs = [self.shard.pairs[i] for i in batch]
+            yield from self.source.pair_gradients(pairs, self.shard.reference[batch])
+
+    def _update(self, round_number: int, start: npt.NDArray[np.float32]) -> Steps:
+        """Take local steps; the vector is the change, and behind it the drift of the iterates."""
+        origin = start.astype(np.float64)
+        weights = origin.copy()
+        drift = 0.0
+        rate = float(str(self.plan.objective["local_learning_rate"]))
+        for step in range(self.plan.local_steps):
+            self.source.load(weights.astype(np.float32))
+            weights -= rate * self._mean_gradient(f"round-{round_number}/step-{step}")
+            drift += float(((weights - origin) ** 2).sum()) / self.plan.local_steps
+        vector = np.append(weights - origin, drift)
+        steps, _ = self.plan.grid().encode_bounded(vector, self.plan.update_limit)
+        return steps
+
+    def _mean_gradient(self, label: str) -> Reals:
+        """One step's gradient over the public divisor q * n_i, noisy in local mode."""
+        divisor = self.plan.expected_client_pairs(self.client)
+        if self.plan.clipper() is not None:
+            steps = self._noisy_gradient_sum(label)
+            return steps / (self.plan.gradient_steps_per_unit() * divisor)
+        total = np.zeros(self.plan.facts.dimension)
+        for rows in self._sampled_gradients(label):
+            finite = torch.isfinite(rows).all(dim=1, keepdim=True)
+            total += torch.where(finite, rows, 0.0).double().sum(dim=0).cpu().numpy()
+        return total / divisor

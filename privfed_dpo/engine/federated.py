@@ -1,0 +1,208 @@
+"""FedDPO: rounds of private sums, a server step after each, every spend booked beforehand.
+
+Like a single round, the whole training is a script of exchanges: it does no input or output of
+its own, so the same training runs over any carrier. Order inside a round: the ledger line is on
+disk, then clients compute, then the sum is opened, then the server steps, then the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accounting import Ledger, Mode
+from privfed_dpo.engine.checkpoint import Checkpoint
+from privfed_dpo.engine.cohort import choose_cohort
+from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
+from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.engine.rounds import Exchange, RoundCoordinator, RoundResult
+from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+
+ABORTS_IN_A_ROW = 5
+"""After this many aborted rounds in a row the run stops: going on would only spend budget."""
+
+Measure = Callable[[npt.NDArray[np.float32]], Mapping[str, Any]]
+TrainingScript = Generator[Exchange, Mapping[int, bytes], "TrainingResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How training ended.
+
+    Attributes:
+        status: "finished", "budget_spent" or "aborted".
+        reason: a sentence for people.
+        checkpoint: the last saved state.
+    """
+
+    status: str
+    reason: str
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedTraining:
+    """The coordinator's side of a whole run.
+
+    Attributes:
+        plan: the run's plan.
+        run_id: 16 bytes that name the run.
+        roster: identity keys of all enrolled clients, by number.
+        ledger: open ledger of this run.
+        update: server optimizer.
+        measure: metrics of a global adapter on held-out data, by the names of MetricsRow.
+        measure_every: rounds between measurements; the last round is always measured.
+        seed: public seed of the cohorts.
+        save: called with a checkpoint after every round, before its row is announced.
+        observer: told what happens.
+        clock: seconds, monotonic.
+    """
+
+    plan: RunPlan
+    run_id: bytes
+    roster: Mapping[int, bytes]
+    ledger: Ledger
+    update: ServerUpdate
+    measure: Measure
+    measure_every: int
+    seed: int
+    save: Callable[[Checkpoint], None]
+    observer: Observer
+    clock: Callable[[], float]
+
+    def first_row(self, state: ServerState) -> MetricsRow:
+        """Measure the model before any training: round 0, nothing spent."""
+        begin = self.clock()
+        private = self.plan.mode is not Mode.NONE
+        row = MetricsRow(
+            round=0,
+            status="start",
+            epsilon=0.0 if private else None,
+            epsilon_rdp=0.0 if private else None,
+            epsilon_realised=0.0 if private else None,
+            **self.measure(state.weights.astype(np.float32)),
+        )
+        return replace(row, seconds=self.clock() - begin)
+
+    def lost_rows(self, checkpoint: Checkpoint) -> list[MetricsRow]:
+        """Rows for rounds that were booked but whose result an interruption destroyed."""
+        last = self.ledger.last_round or 0
+        return [
+            MetricsRow(round=number, status="lost", survivors=None, **self._epsilons())
+            for number in range(checkpoint.round + 1, last + 1)
+        ]
+
+    def script(self, start: Checkpoint) -> TrainingScript:
+        """Train from a checkpoint to the planned number of rounds, or until the budget is spent.
+
+        Rounds already booked in the ledger are never played again: their randomness is gone, and
+        so is their budget.
+        """
+        checkpoint = start
+        aborted_in_a_row = 0
+        first = max(start.round, self.ledger.last_round or 0) + 1
+        for number in range(first, self.plan.rounds + 1):
+            names = choose_cohort(
+                self.plan.facts.client_names,
+                self.plan.cohort,
+                self.ledger.participations,
+                seed=self.seed,
+                round_number=number,
+            )
+            if self.ledger.would_exceed(names):
+                reason = f"round {number} would exceed the privacy budget; the model is kept"
+                return TrainingResult("budget_spent", reason, checkpoint)
+            begin = self.clock()
+            self.ledger.spend(number, names)
+            self.observer(RoundStarted(number, self.plan.rounds, len(names)))
+            result = yield from self._play(number, names, checkpoint.state)
+            state = self._apply(checkpoint.state, result)
+            self._record_outcome(number, result)
+            row = self._row(number, result, state, begin)
+            checkpoint = replace(
+                checkpoint,
+                round=number,
+                state=state,
+                rows=(*checkpoint.rows, row),
+                seconds=checkpoint.seconds + (row.seconds or 0.0),
+            )
+            self.save(checkpoint)
+            self.observer(RoundFinished(row))
+            aborted_in_a_row = 0 if result.total is not None else aborted_in_a_row + 1
+            if aborted_in_a_row == ABORTS_IN_A_ROW:
+                reason = (
+                    f"{ABORTS_IN_A_ROW} rounds in a row were aborted; the last: {result.reason}"
+                )
+                return TrainingResult("aborted", reason, checkpoint)
+        return TrainingResult("finished", "all planned rounds are done", checkpoint)
+
+    def _play(
+        self, number: int, names: tuple[str, ...], state: ServerState
+    ) -> Generator[Exchange, Mapping[int, bytes], RoundResult]:
+        places = {name: place for place, name in enumerate(self.plan.facts.client_names)}
+        coordinator = RoundCoordinator(
+            plan=self.plan,
+            run_id=self.run_id,
+            round_number=number,
+            cohort={places[name]: self.roster[places[name]] for name in names},
+            observer=self.observer,
+        )
+        return (yield from coordinator.script(state.weights.astype(np.float32)))
+
+    def _apply(self, state: ServerState, result: RoundResult) -> ServerState:
+        if result.total is None:
+            return state
+        return self.update.apply(state, self._descent(result))
+
+    def _descent(self, result: RoundResult) -> npt.NDArray[np.float64]:
+        """The direction to step against: a mean gradient, or minus the mean client update."""
+        units = self._units(result)
+        if self.plan.sums_gradients:
+            return units / self.plan.expected_batch_pairs
+        return -units[: self.plan.facts.dimension] / len(result.survivors)
+
+    def _units(self, result: RoundResult) -> npt.NDArray[np.float64]:
+        if result.total is None:
+            raise ValueError("an aborted round has no sum")
+        grid = self.plan.grid()
+        return grid.to_units(grid.from_ring(result.total))
+
+    def _record_outcome(self, number: int, result: RoundResult) -> None:
+        names = [self.plan.facts.client_names[place] for place in result.survivors]
+        self.ledger.outcome(number, "aborted" if result.total is None else "released", names)
+
+    def _row(
+        self, number: int, result: RoundResult, state: ServerState, begin: float
+    ) -> MetricsRow:
+        due = number % self.measure_every == 0 or number == self.plan.rounds
+        measured = self.measure(state.weights.astype(np.float32)) if due else {}
+        drift = None
+        if result.total is not None and not self.plan.sums_gradients and self.plan.local_steps > 1:
+            drift = float(self._units(result)[-1]) / len(result.survivors)
+        return MetricsRow(
+            round=number,
+            status="aborted" if result.total is None else "released",
+            cohort=self.plan.cohort,
+            survivors=len(result.survivors),
+            drift=drift,
+            upload_bytes=result.upload_bytes,
+            download_bytes=result.download_bytes,
+            dropped=dict(result.dropped),
+            seconds=self.clock() - begin,
+            **measured,
+            **self._epsilons(),
+        )
+
+    def _epsilons(self) -> dict[str, Any]:
+        if self.plan.mode is Mode.NONE:
+            return {"epsilon": None, "epsilon_rdp": None, "epsilon_realised": None}
+        spent = self.ledger.epsilon()
+        return {
+            "epsilon": spent.pld,
+            "epsilon_rdp": spent.rdp,
+            "epsilon_realised": self.ledger.realised_epsilon(),
+        }

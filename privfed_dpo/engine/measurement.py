@@ -1,0 +1,129 @@
+"""Measurements on held-out pairs after a round: unclipped, without noise, not on private data.
+
+Held-out pairs are the coordinator's to see. Nothing here touches training pairs, so nothing here
+costs privacy; whoever passes private pairs as held-out data breaks that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.dpo.evaluate import evaluate_preferences
+from privfed_dpo.dpo.gradient_metrics import Group, gradient_metrics
+from privfed_dpo.dpo.pair_gradients import PairGradients
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPairs:
+    """Held-out pairs with their reference and with the client whose taste each one shows.
+
+    Attributes:
+        pairs: n pairs.
+        reference: shape [n, 2], reference log-probabilities.
+        users: n client names; an empty string where the data name none.
+        gradient_pairs: how many of them, from the first, are used for gradient metrics.
+    """
+
+    pairs: tuple[TokenizedPair, ...] = field(repr=False)
+    reference: npt.NDArray[np.float32] = field(repr=False)
+    users: tuple[str, ...] = field(repr=False)
+    gradient_pairs: int
+
+    def gradient_groups(self) -> Mapping[str, Group]:
+        """The first `gradient_pairs` pairs, by user."""
+        places: dict[str, list[int]] = {}
+        for place, user in enumerate(self.users[: self.gradient_pairs]):
+            places.setdefault(user, []).append(place)
+        return {
+            user: ([self.pairs[i] for i in chosen], self.reference[chosen])
+            for user, chosen in places.items()
+        }
+
+
+class HeldOutMeasure:
+    """Measures a global adapter; called with flat weights, gives fields of MetricsRow.
+
+    Args:
+        gradients: policy and loss.
+        held_out: the pairs; None measures nothing.
+        max_grad_norm: clip bound the clip fraction refers to; None leaves it out.
+    """
+
+    def __init__(
+        self,
+        gradients: PairGradients,
+        held_out: HeldOutPairs | None,
+        *,
+        max_grad_norm: float | None,
+    ) -> None:
+        self._gradients = gradients
+        self._held_out = held_out
+        self._max_grad_norm = max_grad_norm
+
+    def __call__(self, weights: npt.NDArray[np.float32]) -> Mapping[str, float | None]:
+        """Load the weights and measure loss, accuracy, margin, kl and gradient metrics."""
+        if self._held_out is None:
+            return {}
+        self._gradients.adapter.write(weights)
+        margins, measured = self._preferences(self._held_out)
+        del margins
+        if self._held_out.gradient_pairs:
+            measured |= self._gradient_metrics(self._held_out)
+        return measured
+
+    def per_client_accuracy(self, weights: npt.NDArray[np.float32]) -> dict[str, float] | None:
+        """Held-out accuracy of every named client; None if the data name none."""
+        held_out = self._held_out
+        if held_out is None or not any(held_out.users):
+            return None
+        self._gradients.adapter.write(weights)
+        margins, _ = self._preferences(held_out)
+        right = (margins > 0) + 0.5 * (margins == 0)
+        return {
+            user: float(right[[i for i, u in enumerate(held_out.users) if u == user]].mean())
+            for user in sorted(set(held_out.users) - {""})
+        }
+
+    def _preferences(
+        self, held_out: HeldOutPairs
+    ) -> tuple[npt.NDArray[np.float64], dict[str, float | None]]:
+        loss = self._gradients.loss
+        metrics, margins = evaluate_preferences(
+            self._gradients.adapter,
+            held_out.pairs,
+            held_out.reference,
+            beta=loss.beta,
+            loss=loss.kind,
+            label_smoothing=loss.label_smoothing,
+            micro_batch_pairs=self._gradients.micro_batch_pairs,
+            form=self._gradients.scorer.form,
+        )
+        return margins, {
+            "loss": metrics.loss,
+            "reward_accuracy": metrics.reward_accuracy,
+            "reward_margin": metrics.reward_margin,
+            "kl": metrics.kl,
+        }
+
+    def _gradient_metrics(self, held_out: HeldOutPairs) -> dict[str, float | None]:
+        bound = self._max_grad_norm
+        groups = held_out.gradient_groups()
+        metrics = gradient_metrics(self._gradients, groups, bound or np.inf)
+        return {
+            "grad_norm_sq": metrics.grad_norm_sq,
+            "heterogeneity": metrics.heterogeneity if len(groups) > 1 else None,
+            "clip_fraction": metrics.clip_fraction if bound else None,
+        }
+
+
+def choose_held_out(count: int, limit: int | None, *, seed: int) -> Sequence[int]:
+    """Pick which held-out pairs are used: all, or `limit` of them by the public seed."""
+    if limit is None or limit >= count:
+        return range(count)
+    chosen = np.random.default_rng([seed, 0xE7A1]).permutation(count)[:limit]
+    return [int(i) for i in np.sort(chosen)]

@@ -1,0 +1,259 @@
+"""The run plan: one frozen object from which everything private is made.
+
+The sampler, the clipper, the grid, the noise, the secure-aggregation parameters and the accounting
+events all come out of a `RunPlan` and nothing else carries their numbers, so they cannot disagree.
+A plan that could not keep its promises cannot be built: it is refused before any compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from accounting import (
+    Adversary,
+    Budget,
+    EpsilonPair,
+    GridNoise,
+    Mode,
+    ReleaseSchedule,
+    encode_schedule,
+)
+from privfed_dpo.engine.sizing import UPDATE_LIMIT, RingSizing
+from privfed_dpo.mechanism.clip import PairClipper
+from privfed_dpo.mechanism.grid import Grid
+from privfed_dpo.mechanism.noise import DiscreteGaussian
+from privfed_dpo.mechanism.sampler import PoissonSampler
+from secure_agg import ProtocolParams
+
+ENVELOPE_BYTES = 50
+PROTOCOL_BYTES = 620
+PEER_BYTES = 140
+GRADIENT_BYTES = 4 + 8 + 8
+"""One coordinate of a pair gradient: as the model gives it, in float64, and in grid steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicFacts:
+    """What everybody may know before training starts; none of it depends on a pair's content.
+
+    Attributes:
+        client_names: enrolled clients, in a fixed order; a client's number is its place.
+        client_pairs: pairs each client holds. Sizes are public under zero-out adjacency.
+        dimension: length d of the flat adapter.
+        model_fingerprint: hash over base model, tokenizer and adapter layout.
+        model_bytes: memory of the base weights.
+    """
+
+    client_names: tuple[str, ...]
+    client_pairs: tuple[int, ...]
+    dimension: int
+    model_fingerprint: str
+    model_bytes: int
+
+    @property
+    def pairs_total(self) -> int:
+        """All training pairs."""
+        return sum(self.client_pairs)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run does, with its promises proved. Build it with `make_plan`.
+
+    Attributes:
+        facts: public facts of data and model.
+        schedule: what every record goes through, for the accountant.
+        budget: target epsilon and delta; epsilon is infinite without privacy.
+        rounds: training rounds T.
+        cohort: clients invited to a round.
+        participations: most rounds any one client is invited to.
+        local_steps: gradient steps at a client in a round.
+        max_grad_norm: clip bound C on one pair's gradient; None only without privacy.
+        ring: grid, ring and headroom of the secure sum.
+        dropout_tolerance: drop-outs of a round that cost no privacy.
+        colluders: clients assumed to help the server.
+        secure_aggregation: whether the server sees only sums.
+        objective: public settings of loss and optimizers, part of the plan's hash.
+        micro_batch_pairs: pair gradients held in memory at once; it changes no result.
+        epsilons: certified cost of the whole run, for each adversary.
+    """
+
+    facts: PublicFacts
+    schedule: ReleaseSchedule
+    budget: Budget | None
+    delta: float
+    rounds: int
+    cohort: int
+    participations: int
+    local_steps: int
+    max_grad_norm: float | None
+    ring: RingSizing
+    dropout_tolerance: int
+    colluders: int
+    secure_aggregation: bool
+    objective: Mapping[str, object]
+    micro_batch_pairs: int
+    epsilons: Mapping[Adversary, EpsilonPair]
+
+    @property
+    def mode(self) -> Mode:
+        """Who adds the noise."""
+        return self.schedule.mode
+
+    @property
+    def sums_gradients(self) -> bool:
+        """True if clients send integer gradient sums, False if they send updates of their own."""
+        return self.ring.clipper_steps is not None and not self.ring.carries_updates
+
+    @property
+    def threshold(self) -> int:
+        """Fewest survivors for which a sum is opened."""
+        return self.cohort - self.dropout_tolerance
+
+    @property
+    def noise(self) -> GridNoise | None:
+        """The integer noise, or None without privacy."""
+        noise = self.schedule.noise
+        return noise if isinstance(noise, GridNoise) else None
+
+    @property
+    def expected_batch_pairs(self) -> float:
+        """The public divisor of a round's gradient sum: q * S * (mean pairs of a client)."""
+        mean_pairs = self.facts.pairs_total / len(self.facts.client_pairs)
+        return self.schedule.sample_rate * self.cohort * mean_pairs
+
+    @property
+    def vector_length(self) -> int:
+        """Coordinates of the secure sum: the adapter, and for updates one drift entry."""
+        return self.facts.dimension + (1 if self.ring.carries_updates else 0)
+
+    @property
+    def update_limit(self) -> float:
+        """Largest magnitude of one coordinate of a client's update in the secure sum."""
+        return UPDATE_LIMIT
+
+    @property
+    def upload_bytes(self) -> int:
+        """About what one client sends in a round: its vector, and the protocol around it."""
+        vector = self.vector_length * self.ring.bits // 8
+        if not self.secure_aggregation:
+            return vector + ENVELOPE_BYTES
+        return vector + 5 * ENVELOPE_BYTES + PROTOCOL_BYTES + PEER_BYTES * (self.cohort - 1)
+
+    def expected_client_pairs(self, client: int) -> float:
+        """The public divisor of one client's own step: q times the pairs it holds."""
+        return self.schedule.sample_rate * self.facts.client_pairs[client]
+
+    def sampler(self) -> PoissonSampler:
+        """The sampler whose rate the accountant books."""
+        return PoissonSampler(self.schedule.sample_rate)
+
+    def clipper(self) -> PairClipper | None:
+        """The clipper whose sensitivity the noise is scaled to; None if nothing is clipped."""
+        if self.max_grad_norm is None or self.ring.clipper_steps is None:
+            return None
+        return PairClipper(self.max_grad_norm, self.ring.clipper_steps)
+
+    def gradient_steps_per_unit(self) -> float:
+        """Grid steps in one unit of gradient, for sums of clipped gradients."""
+        clipper = self.clipper()
+        if clipper is None:
+            raise ValueError("this plan clips nothing, so its gradients are on no grid")
+        return clipper.sensitivity_steps / clipper.max_grad_norm
+
+    def share_noise(self) -> DiscreteGaussian | None:
+        """What one client adds: its share, or in local mode the whole noise of a step."""
+        return DiscreteGaussian(self.noise.share_stddev_steps) if self.noise else None
+
+    def grid(self) -> Grid:
+        """The grid of the secure sum."""
+        if self.ring.carries_updates:
+            return Grid(self.ring.update_steps_per_unit, self.ring.bits)
+        return Grid(self.gradient_steps_per_unit(), self.ring.bits)
+
+    def protocol_params(self, round_id: bytes, roster: Mapping[int, bytes]) -> ProtocolParams:
+        """Secure-aggregation parameters of one round.
+
+        Args:
+            round_id: bytes unique to this run and round.
+            roster: the cohort's client numbers and identity keys.
+        """
+        return ProtocolParams(
+            round_id=round_id,
+            roster=roster,
+            threshold=self.threshold,
+            colluders=self.colluders,
+            vector_length=self.vector_length,
+            modulus_bits=self.ring.bits,
+        )
+
+    @cached_property
+    def plan_hash(self) -> str:
+        """SHA-256 over everything in the plan, hex; clients refuse a round of another plan."""
+        return hashlib.sha256(canonical_json(self.describe())).hexdigest()
+
+    def describe(self) -> dict[str, object]:
+        """The plan as plain facts: what `plan` prints, `plan.json` holds and the hash covers."""
+        noise = self.noise
+        return {
+            "mode": self.mode.value,
+            "unit": "pair",
+            "adjacency": "zero_out",
+            "clients": len(self.facts.client_names),
+            "client_names_sha256": _digest(list(self.facts.client_names)),
+            "pairs_total": self.facts.pairs_total,
+            "pairs_min": min(self.facts.client_pairs),
+            "pairs_max": max(self.facts.client_pairs),
+            "client_pairs_sha256": _digest(list(self.facts.client_pairs)),
+            "rounds": self.rounds,
+            "cohort": self.cohort,
+            "participations": self.participations,
+            "local_steps": self.local_steps,
+            "sample_rate": self.schedule.sample_rate,
+            "expected_batch_pairs": self.expected_batch_pairs,
+            "target_epsilon": self.budget.epsilon if self.budget else None,
+            "delta": self.delta,
+            "epsilon": {
+                adversary.value: {"pld": _finite(pair.pld), "rdp": _finite(pair.rdp)}
+                for adversary, pair in self.epsilons.items()
+            },
+            "noise_multiplier": noise.noise_multiplier if noise else None,
+            "share_noise_multiplier": noise.share_noise_multiplier if noise else None,
+            "max_grad_norm": self.max_grad_norm,
+            "sensitivity_steps": self.ring.clipper_steps,
+            "share_stddev_steps": noise.share_stddev_steps if noise else None,
+            "slack_epsilon": noise.slack_epsilon if noise else 0.0,
+            "grid_steps_per_unit": self.grid().steps_per_unit,
+            "update_limit": UPDATE_LIMIT if self.ring.carries_updates else None,
+            "ring_bits": self.ring.bits,
+            "secure_aggregation": self.secure_aggregation,
+            "threshold": self.threshold,
+            "dropout_tolerance": self.dropout_tolerance,
+            "colluders": self.colluders,
+            "dimension": self.facts.dimension,
+            "vector_bytes": self.vector_length * self.ring.bits // 8,
+            "upload_bytes": self.upload_bytes,
+            "gradient_bytes": self.micro_batch_pairs * self.facts.dimension * GRADIENT_BYTES,
+            "model_fingerprint": self.facts.model_fingerprint,
+            "model_bytes": self.facts.model_bytes,
+            "objective": dict(self.objective),
+            "schedule": encode_schedule(self.schedule),
+        }
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys and no spaces: equal facts give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _finite(value: float) -> float | None:
+    """Infinity has no JSON form: null stands for "no bound"."""
+    return value if value < float("inf") else None

@@ -1,0 +1,195 @@
+"""From a configuration and the public facts to a plan, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from accounting import (
+    AccountingError,
+    Adversary,
+    Budget,
+    CalibrationFailed,
+    GridNoise,
+    Mode,
+    ReleaseSchedule,
+    Repeated,
+    calibrate_noise_multiplier,
+    default_delta,
+)
+from privfed_dpo.config import Config
+from privfed_dpo.engine.cohort import participation_bound
+from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.sizing import RingSizing, size_gradient_sums, size_updates
+from privfed_dpo.errors import PlanRefused
+from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
+
+
+def make_plan(config: Config, facts: PublicFacts) -> RunPlan:
+    """Build the plan of a run.
+
+    Args:
+        config: a valid configuration.
+        facts: public facts of data and model.
+
+    Returns:
+        A plan whose certified epsilon meets the target for every adversary it is promised to.
+
+    Raises:
+        PlanRefused: the numbers contradict each other or the target is out of reach.
+    """
+    return _Planner(config, facts).plan()
+
+
+class _Planner:
+    """Works out one plan; holds the intermediate numbers."""
+
+    def __init__(self, config: Config, facts: PublicFacts) -> None:
+        self.config = config
+        self.facts = facts
+        self.clients = len(facts.client_names)
+        self.cohort = config.federation.cohort or self.clients
+        self.mode = Mode(config.privacy.mode)
+        self._check_cohort()
+        self.participations = participation_bound(
+            rounds=config.federation.rounds, clients=self.clients, cohort=self.cohort
+        )
+        self.local_steps = config.federation.local_steps
+        self.delta = config.privacy.delta or default_delta(max(2, facts.pairs_total))
+        self.sends_updates = self.mode is Mode.LOCAL or (
+            self.mode is Mode.NONE
+            and (self.local_steps > 1 or config.privacy.max_grad_norm is None)
+        )
+
+    def plan(self) -> RunPlan:
+        config = self.config
+        try:
+            schedule, ring, budget = self._schedule()
+            epsilons = {a: schedule.epsilon(a, self.delta) for a in Adversary}
+        except CalibrationFailed as error:
+            raise PlanRefused(
+                f"no noise meets epsilon {config.privacy.target_epsilon} at delta {self.delta:g} "
+                f"with {self.facts.pairs_total} pairs, sample_rate {config.privacy.sample_rate:g} "
+                f"and {self.participations} rounds per client: {error}",
+                advice="Raise privacy.target_epsilon, or lower privacy.sample_rate or "
+                "federation.rounds.",
+            ) from error
+        except AccountingError as error:
+            raise PlanRefused(str(error)) from error
+        return RunPlan(
+            facts=self.facts,
+            schedule=schedule,
+            budget=budget,
+            delta=self.delta,
+            rounds=config.federation.rounds,
+            cohort=self.cohort,
+            participations=self.participations,
+            local_steps=self.local_steps,
+            max_grad_norm=config.privacy.max_grad_norm,
+            ring=ring,
+            dropout_tolerance=config.privacy.dropout_tolerance,
+            colluders=config.privacy.colluders,
+            secure_aggregation=config.secure_agg.enabled,
+            objective=self._objective(),
+            micro_batch_pairs=config.dpo.micro_batch_pairs,
+            epsilons=epsilons,
+        )
+
+    def _check_cohort(self) -> None:
+        tolerance, colluders = self.config.privacy.dropout_tolerance, self.config.privacy.colluders
+        if self.cohort > self.clients:
+            raise PlanRefused(
+                f"federation.cohort={self.cohort} is more than the {self.clients} clients that "
+                "hold enough pairs",
+                advice="Lower federation.cohort or data.min_pairs.",
+            )
+        if 2 * (self.cohort - tolerance) <= self.cohort + colluders:
+            raise PlanRefused(
+                f"with {self.cohort} clients in a round, {tolerance} tolerated drop-outs and "
+                f"{colluders} colluders two different survivor sets could both be signed",
+                advice="Keep 2 * (cohort - dropout_tolerance) above cohort + colluders.",
+            )
+        smallest = 3
+        if self.config.secure_agg.enabled and self.cohort < smallest:
+            raise PlanRefused(
+                f"a secure sum over {self.cohort} clients hides nobody",
+                advice=f"Invite at least {smallest} clients, or set secure_agg.enabled=false.",
+            )
+
+    def _schedule(self) -> tuple[ReleaseSchedule, RingSizing, Budget | None]:
+        privacy = self.config.privacy
+        if self.mode is Mode.NONE:
+            ring = self._ring(noise_multiplier=0.0)
+            return self._release(None), ring, None
+        if privacy.noise_multiplier is not None:
+            schedule, ring = self._with_noise(privacy.noise_multiplier)
+            spent = schedule.epsilon(schedule.headline, self.delta).pld
+            target = privacy.target_epsilon or spent
+            return schedule, ring, Budget(target, self.delta)
+        budget = Budget(privacy.target_epsilon or math.inf, self.delta)
+        slack = self._with_noise(1.0)[0].slack
+        model_budget = Budget(budget.epsilon - slack.epsilon, self.delta / slack.delta_factor)
+        certificate = calibrate_noise_multiplier(self._events_at(), model_budget)
+        schedule, ring = self._with_noise(certificate.noise_multiplier)
+        return schedule, ring, budget
+
+    def _events_at(self) -> Callable[[float], tuple[Repeated, ...]]:
+        """Everything released on one record to the headline adversary, by noise multiplier."""
+
+        def events(noise_multiplier: float) -> tuple[Repeated, ...]:
+            schedule, _ = self._with_noise(noise_multiplier)
+            return schedule.view(schedule.headline)
+
+        return events
+
+    def _with_noise(self, noise_multiplier: float) -> tuple[ReleaseSchedule, RingSizing]:
+        ring = self._ring(noise_multiplier)
+        shared = self.mode is Mode.DISTRIBUTED
+        noise = GridNoise(
+            noise_multiplier=noise_multiplier,
+            sensitivity_steps=float(ring.clipper_steps or 0),
+            cohort=self.cohort if shared else 1,
+            dropout_tolerance=self.config.privacy.dropout_tolerance if shared else 0,
+            colluders=self.config.privacy.colluders if shared else 0,
+            dimension=self.facts.dimension,
+            releases=self.participations * self.local_steps,
+            sampler_relative_error=SAMPLER_RELATIVE_ERROR,
+        )
+        return self._release(noise), ring
+
+    def _release(self, noise: GridNoise | None) -> ReleaseSchedule:
+        return ReleaseSchedule(
+            mode=self.mode,
+            sample_rate=self.config.privacy.sample_rate,
+            noise=noise,
+            participations=self.participations,
+            local_steps=self.local_steps,
+        )
+
+    def _ring(self, noise_multiplier: float) -> RingSizing:
+        bits = self.config.secure_agg.modulus_bits
+        if self.sends_updates:
+            clipped = self.config.privacy.max_grad_norm is not None
+            return size_updates(cohort=self.cohort, clipped=clipped, bits=bits)
+        honest = self.cohort - self.config.privacy.dropout_tolerance - self.config.privacy.colluders
+        largest = sorted(self.facts.client_pairs, reverse=True)[: self.cohort]
+        return size_gradient_sums(
+            largest_cohort_pairs=sum(largest),
+            cohort=self.cohort,
+            total_noise_multiplier=noise_multiplier * math.sqrt(self.cohort / max(1, honest)),
+            dimension=self.facts.dimension,
+            bits=bits,
+        )
+
+    def _objective(self) -> Mapping[str, object]:
+        federation, dpo = self.config.federation, self.config.dpo
+        return {
+            "loss": dpo.loss,
+            "beta": dpo.beta,
+            "label_smoothing": dpo.label_smoothing,
+            "server_optimizer": federation.server_optimizer,
+            "learning_rate": federation.learning_rate,
+            "local_learning_rate": federation.local_learning_rate,
+            "momentum": federation.momentum,
+            "seed": self.config.run.seed,
+        }

@@ -1,0 +1,352 @@
+"""The life of a run: planned, trained, interrupted, resumed, finished.
+
+Writes the run folder; every file is replaced as a whole or appended and synced, so that a crash at
+any moment leaves a folder that `resume` and `verify` understand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit, guarantee
+from privfed_dpo.assembly import Assembly, assemble, load_inputs, plan_only
+from privfed_dpo.config import Config, dump_config, load_config
+from privfed_dpo.engine.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from privfed_dpo.engine.events import (
+    EngineEvent,
+    MetricsRow,
+    Observer,
+    PlanReady,
+    RoundFinished,
+    RunFinished,
+)
+from privfed_dpo.engine.federated import FederatedTraining, TrainingResult, TrainingScript
+from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
+from privfed_dpo.mechanism.keystream import Entropy
+from privfed_dpo.model.saved_adapter import verify_saved_adapter
+from privfed_dpo.observe.environment import environment_facts
+from privfed_dpo.observe.recorder import RunRecorder
+from privfed_dpo.observe.run_folder import (
+    ADAPTER_FOLDER,
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    LEDGER_FILE,
+    METRICS_FILE,
+    write_json_atomic,
+    write_text_atomic,
+)
+from privfed_dpo.report.page import write_report
+from privfed_dpo.wire.carrier import Carrier
+from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
+
+_CHECKED_PAIRS = 4
+
+
+def plan(config: Config) -> RunPlan:
+    """Return the plan of a configuration, before any compute and without loading weights.
+
+    Raises:
+        DataError, ModelError, PlanRefused: why there is none.
+    """
+    return plan_only(config, load_inputs(config))
+
+
+def train(
+    config: Config, *, observers: Sequence[Observer] = (), entropy: Entropy = secrets.token_bytes
+) -> Path:
+    """Train from the beginning, in a new run folder.
+
+    Args:
+        config: what to do.
+        observers: told everything that happens, beside the run folder's recorder.
+        entropy: source of keys, noise and secret sampling; the operating system's outside tests.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        PrivFedError: see its subclasses. A ledger that exists is complete whatever happens.
+    """
+    folder = _new_folder(config)
+    assembly = assemble(config, keep_base=folder / "base")
+    run_id = entropy(16)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / CONFIG_FILE, dump_config(config))
+    write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
+    ledger = Ledger.create(folder / LEDGER_FILE, _header(assembly, run_id, folder))
+    start = ServerState.start(assembly.adapter.read())
+    checkpoint = Checkpoint(
+        round=0,
+        state=start,
+        rows=(),
+        plan_hash=assembly.plan.plan_hash,
+        data_fingerprint=assembly.data_fingerprint,
+        seconds=0.0,
+    )
+    run = _Run(assembly, folder, ledger, run_id, (RunRecorder(folder), *observers), entropy)
+    return run.play(run.begin(checkpoint))
+
+
+def resume(
+    folder: Path,
+    *,
+    observers: Sequence[Observer] = (),
+    entropy: Entropy = secrets.token_bytes,
+) -> Path:
+    """Go on with an interrupted run, from its last whole round.
+
+    A round that was booked but not finished stays booked and is not played again; keys and noise
+    are drawn anew, so nothing random is ever used twice.
+
+    Args:
+        folder: the run folder.
+        observers: see `train`.
+        entropy: see `train`.
+
+    Raises:
+        ResumeMismatch: no run there, or data, model or config are not those of the run.
+    """
+    if not (folder / LEDGER_FILE).is_file():
+        raise ResumeMismatch(
+            "the run folder", expected=str(folder / LEDGER_FILE), found="no such file"
+        )
+    config = load_config(folder / CONFIG_FILE)
+    assembly = assemble(config)
+    checkpoint = load_checkpoint(
+        folder / CHECKPOINT_FOLDER,
+        plan_hash=assembly.plan.plan_hash,
+        data_fingerprint=assembly.data_fingerprint,
+    )
+    ledger = Ledger.open(folder / LEDGER_FILE)
+    if ledger.header.config_hash != _config_hash(folder):
+        raise ResumeMismatch(
+            "config.yaml", expected=ledger.header.config_hash, found=_config_hash(folder)
+        )
+    if ledger.status is not None:
+        raise ConfigError(
+            (f"the run in {folder} has ended with status {ledger.status}",),
+            advice="Start a new run; a finished run cannot go on.",
+        )
+    run_id = bytes.fromhex(ledger.header.run_id)
+    run = _Run(assembly, folder, ledger, run_id, (RunRecorder(folder), *observers), entropy)
+    return run.play(run.recover(checkpoint))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One process's stretch of a run."""
+
+    assembly: Assembly
+    folder: Path
+    ledger: Ledger
+    run_id: bytes
+    observers: Sequence[Observer]
+    entropy: Entropy
+
+    def begin(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Save the empty checkpoint, measure the untrained model, announce both."""
+        self._save(checkpoint)
+        self._tell(PlanReady(self.assembly.plan.describe()))
+        row = self._training({}).first_row(checkpoint.state)
+        checkpoint = replace(checkpoint, rows=(row,))
+        self._save(checkpoint)
+        self._tell(RoundFinished(row))
+        return checkpoint
+
+    def recover(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Rebuild the run folder's rows, with one for every round the interruption destroyed."""
+        if not checkpoint.rows:
+            return self.begin(checkpoint)
+        self._tell(PlanReady(self.assembly.plan.describe()))
+        lost = self._training({}).lost_rows(checkpoint)
+        rows = (*checkpoint.rows, *lost)
+        last = lost[-1].round if lost else checkpoint.round
+        checkpoint = replace(checkpoint, round=last, rows=rows)
+        self._save(checkpoint)
+        RunRecorder(self.folder).restore(rows)
+        return checkpoint
+
+    def play(self, checkpoint: Checkpoint) -> Path:
+        """Train, then write what the run leaves behind."""
+        clients, roster = self.assembly.clients(self.run_id, self.entropy)
+        rate = self.assembly.config.secure_agg.dropout_rate
+        dropouts = Dropouts(rate, self.assembly.config.run.seed) if rate else None
+        carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
+        script = self._training(roster).script(checkpoint)
+        result = drive(script, carrier)
+        self._finish(result)
+        if result.status == "aborted":
+            raise RunAborted(
+                result.reason,
+                advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
+            )
+        return self.folder
+
+    def _training(self, roster: Mapping[int, bytes]) -> FederatedTraining:
+        config = self.assembly.config
+        return FederatedTraining(
+            plan=self.assembly.plan,
+            run_id=self.run_id,
+            roster=roster,
+            ledger=self.ledger,
+            update=ServerUpdate(
+                kind=config.federation.server_optimizer,
+                learning_rate=config.federation.learning_rate,
+                momentum=config.federation.momentum,
+            ),
+            measure=self.assembly.measure,
+            measure_every=config.evaluation.every,
+            seed=config.run.seed,
+            save=self._save,
+            observer=self._tell,
+            clock=time.monotonic,
+        )
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        save_checkpoint(self.folder / CHECKPOINT_FOLDER, checkpoint)
+
+    def _tell(self, event: EngineEvent) -> None:
+        for observer in self.observers:
+            observer(event)
+
+    def _finish(self, result: TrainingResult) -> None:
+        """Save and check the adapter, close the ledger, write summary and report."""
+        assembly, checkpoint = self.assembly, result.checkpoint
+        weights = checkpoint.state.weights.astype(np.float32)
+        assembly.adapter.write(weights)
+        target = self.folder / ADAPTER_FOLDER
+        assembly.adapter.save(target)
+        pairs = assembly.held_out.pairs if assembly.held_out else assembly.shards[0].pairs
+        verify_saved_adapter(target, assembly.adapter, pairs[:_CHECKED_PAIRS])
+        adapter_sha256 = file_sha256(target / "adapter_model.safetensors")
+        facts = {
+            "adapter_sha256": adapter_sha256,
+            "metrics_sha256": file_sha256(self.folder / METRICS_FILE),
+            "reason": result.reason,
+        }
+        self.ledger.close(result.status, facts)
+        summary = _summary(self, result, adapter_sha256)
+        self._tell(RunFinished(summary))
+        write_report(self.folder)
+
+
+def drive(script: TrainingScript, carrier: Carrier) -> TrainingResult:
+    """Run a script of exchanges over a carrier until it ends."""
+    try:
+        exchange = next(script)
+        while True:
+            exchange = script.send(carrier.exchange(exchange))
+    except StopIteration as stop:
+        result: TrainingResult = stop.value
+        return result
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _summary(run: _Run, result: TrainingResult, adapter_sha256: str) -> dict[str, object]:
+    plan_facts = run.assembly.plan.describe()
+    rows = result.checkpoint.rows
+    trained = [row for row in rows if row.round > 0]
+    measured = [row for row in rows if row.reward_accuracy is not None]
+    survivors = [row.survivors for row in trained if row.survivors]
+    epsilons = run.ledger.epsilons()
+    weights = result.checkpoint.state.weights.astype(np.float32)
+    return {
+        "status": result.status,
+        "reason": result.reason,
+        "run_id": run.run_id.hex(),
+        "statement": guarantee(
+            run.ledger.header,
+            epsilons,
+            participations=max(run.ledger.participations.values(), default=0),
+            realised=run.ledger.realised_epsilon(),
+        ),
+        "epsilon": {
+            adversary.value: {"pld": _finite(pair.pld), "rdp": _finite(pair.rdp)}
+            for adversary, pair in epsilons.items()
+        },
+        "delta": run.assembly.plan.delta,
+        "initial": asdict(measured[0]) if measured else None,
+        "final": asdict(_latest(measured, rows)) if rows else None,
+        "rounds_done": sum(row.status == "released" for row in trained),
+        "rounds_planned": run.assembly.plan.rounds,
+        "survivors": {
+            "min": min(survivors, default=0),
+            "mean": float(np.mean(survivors)) if survivors else 0.0,
+        },
+        "upload_bytes_total": sum(row.upload_bytes or 0 for row in trained),
+        "download_bytes_total": sum(row.download_bytes or 0 for row in trained),
+        "seconds_total": result.checkpoint.seconds,
+        "plan": plan_facts,
+        "clients": plan_facts["clients"],
+        "versions": environment_facts()["versions"],
+        "ledger_head": run.ledger.head,
+        "adapter_sha256": adapter_sha256,
+        "per_client": run.assembly.measure.per_client_accuracy(weights),
+        "audit": None,
+    }
+
+
+def _latest(measured: Sequence[MetricsRow], rows: Sequence[MetricsRow]) -> MetricsRow:
+    """The last measured row, with the privacy spent by the end of the run."""
+    last, end = (measured or rows)[-1], rows[-1]
+    return replace(
+        last,
+        epsilon=end.epsilon,
+        epsilon_rdp=end.epsilon_rdp,
+        epsilon_realised=end.epsilon_realised,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _header(assembly: Assembly, run_id: bytes, folder: Path) -> LedgerHeader:
+    return LedgerHeader(
+        run_id=run_id.hex(),
+        plan_hash=assembly.plan.plan_hash,
+        config_hash=_config_hash(folder),
+        unit=PrivacyUnit.PAIR,
+        adjacency=Adjacency.ZERO_OUT,
+        budget=assembly.plan.budget,
+        schedule=assembly.plan.schedule,
+        clients=len(assembly.shards),
+        extra={"secure_aggregation": assembly.plan.secure_aggregation},
+    )
+
+
+def _config_hash(folder: Path) -> str:
+    return file_sha256(folder / CONFIG_FILE)
+
+
+def _new_folder(config: Config, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Path:
+    if config.run.dir is None:
+        name = f"{now():%Y%m%d-%H%M%S}-{config.privacy.mode}-{secrets.token_hex(2)}"
+        return Path("runs") / name
+    folder = Path(config.run.dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            (f"run.dir={folder} exists and is not an empty folder",),
+            advice=f"Choose another folder, or go on with: privfed-dpo resume {folder}",
+        )
+    return folder

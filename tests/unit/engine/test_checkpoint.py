@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from privfed_dpo.engine.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from privfed_dpo.engine.events import MetricsRow
+from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.errors import ResumeMismatch
+
+
+@pytest.fixture
+def checkpoint():
+    start = ServerState.start(np.arange(5, dtype=np.float32))
+    state = ServerUpdate("adam", 0.1, 0.9).apply(start, np.linspace(-1, 1, 5))
+    rows = (
+        MetricsRow(round=0, status="start", loss=0.6931),
+        MetricsRow(round=1, status="released", epsilon=1.25, dropped={"Unmask": 2}),
+    )
+    return Checkpoint(1, state, rows, plan_hash="p", data_fingerprint="d", seconds=2.5)
+
+
+def load(folder, **changes):
+    return load_checkpoint(folder, **({"plan_hash": "p", "data_fingerprint": "d"} | changes))
+
+
+def test_round_trip_is_exact(tmp_path, checkpoint):
+    save_checkpoint(tmp_path, checkpoint)
+    found = load(tmp_path)
+    for name, array in checkpoint.state.arrays().items():
+        assert np.array_equal(found.state.arrays()[name], array)
+    assert found.state.steps == 1
+    assert found.rows == checkpoint.rows
+    assert (found.round, found.seconds) == (1, 2.5)
+
+
+@pytest.mark.parametrize("changes", [{"plan_hash": "q"}, {"data_fingerprint": "e"}])
+def test_another_plan_or_other_data_are_refused(tmp_path, checkpoint, changes):
+    save_checkpoint(tmp_path, checkpoint)
+    with pytest.raises(ResumeMismatch) as caught:
+        load(tmp_path, **changes)
+    assert caught.value.found in changes.values()
+
+
+def test_any_flipped_byte_and_any_cut_is_noticed(tmp_path, checkpoint):
+    save_checkpoint(tmp_path, checkpoint)
+    path = tmp_path / "state.npz"
+    good = path.read_bytes()
+    for place in range(0, len(good), 97):
+        bad = bytearray(good)
+        bad[place] ^= 1
+        path.write_bytes(bytes(bad))
+        with pytest.raises(ResumeMismatch):
+            load(tmp_path)
+        path.write_bytes(good[:place])
+        with pytest.raises(ResumeMismatch):
+            load(tmp_path)
+
+
+def test_a_missing_checkpoint_says_so(tmp_path):
+    with pytest.raises(ResumeMismatch, match="nothing"):
+        load(tmp_path)
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "file"
+    write_atomically(target, b"old")
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(target, b"new")
+    assert target.read_bytes() == b"old"

@@ -1,0 +1,59 @@
+import contextlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privfed_dpo.engine.messages import (
+    Envelope,
+    MalformedEnvelope,
+    RoundStart,
+    decode_envelope,
+    decode_round_start,
+    encode,
+)
+
+ENVELOPE = Envelope(
+    version=1, run_id=b"r" * 16, round=3, step="ShareKeys", sender=-1, payload=b"\x00\xff"
+)
+START = RoundStart(plan_hash=b"h" * 32, cohort=(0, 2, 5), weights=b"\x00" * 8)
+
+
+def test_round_trips():
+    assert decode_envelope(encode(ENVELOPE)) == ENVELOPE
+    assert decode_round_start(encode(START)) == START
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_give_a_message_or_malformed(data):
+    for decode in (decode_envelope, decode_round_start):
+        with contextlib.suppress(MalformedEnvelope):
+            assert encode(decode(data)) == data
+
+
+@given(st.data())
+def test_a_changed_byte_never_passes_as_the_same_message(data):
+    good = encode(ENVELOPE)
+    place = data.draw(st.integers(0, len(good) - 1))
+    flip = data.draw(st.integers(1, 255))
+    bad = good[:place] + bytes([good[place] ^ flip]) + good[place + 1 :]
+    with contextlib.suppress(MalformedEnvelope):
+        assert decode_envelope(bad) != ENVELOPE
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        encode(ENVELOPE) + b"\x00",
+        encode(ENVELOPE)[:-1],
+        encode(msgspec.structs.replace(ENVELOPE, version=2)),
+        encode(START),
+        msgspec.msgpack.encode([1, 1, b"r" * 16, 3, "ShareKeys", -1]),
+        # 3 written as a two-byte integer: the same value, not the canonical form
+        encode(ENVELOPE).replace(b"\x03\xa9", b"\xcc\x03\xa9"),
+    ],
+)
+def test_foreign_truncated_and_non_canonical_bytes_are_refused(bad):
+    with pytest.raises(MalformedEnvelope):
+        decode_envelope(bad)
