@@ -4,6 +4,7 @@ Bonawitz et al. (CCS 2017) with the neighbour graph of Bell et al. (CCS 2020). R
 `phases`, `client`, `server`, then the parts they use. docs/SPEC.md fixes the bytes.
 """
 
+from secure_agg.bounds import NeighbourhoodPlan, plan_neighbourhood
 from secure_agg.client_session import ClientSession
 from secure_agg.errors import (
     AuthenticationFailed,
@@ -21,6 +22,7 @@ from secure_agg.errors import (
 )
 from secure_agg.keys import IdentityKey, verify_signature
 from secure_agg.params import Neighbourhood, ProtocolParams
+from secure_agg.rehearsal import PhaseStatistics, Rehearsal, rehearse
 from secure_agg.server_session import ServerSession
 from secure_agg.types import SERVER, AggregateResult, ClientId, Entropy, Phase, RingVector
 
@@ -38,8 +40,11 @@ __all__ = [
     "LocalProtocolError",
     "MalformedMessage",
     "Neighbourhood",
+    "NeighbourhoodPlan",
     "Phase",
+    "PhaseStatistics",
     "ProtocolParams",
+    "Rehearsal",
     "RemoteProtocolError",
     "RingVector",
     "RoundAborted",
@@ -48,5 +53,7 @@ __all__ = [
     "SessionFailed",
     "UnexpectedMessage",
     "UnsafeReveal",
+    "plan_neighbourhood",
+    "rehearse",
     "verify_signature",
 ]

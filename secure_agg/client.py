@@ -213,9 +213,9 @@ def reveal_shares(
             culprits=(SERVER,),
             phase=Phase.UNMASK,
         )
-    if len(signers) < params.signature_quorum:
+    if len(signers) < params.quorum:
         raise UnsafeReveal(
-            f"{len(signers)} signatures, {params.signature_quorum} needed",
+            f"{len(signers)} signatures, {params.quorum} needed",
             culprits=(SERVER,),
             phase=Phase.UNMASK,
         )

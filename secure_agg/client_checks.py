@@ -33,9 +33,9 @@ def check_roster(member: Member, secrets: RoundSecrets, roster: Roster) -> Roste
             culprits=(SERVER,),
             phase=Phase.SHARE_KEYS,
         )
-    if len(participants) < params.threshold:
+    if len(participants) < params.quorum:
         raise InconsistentView(
-            f"a roster of {len(participants)} clients, {params.threshold} needed",
+            f"a roster of {len(participants)} clients, {params.quorum} needed",
             culprits=(SERVER,),
             phase=Phase.SHARE_KEYS,
         )
@@ -98,9 +98,9 @@ def check_set(
             culprits=(SERVER,),
             phase=phase,
         )
-    if len(clients) < params.threshold:
+    if len(clients) < params.quorum:
         raise InconsistentView(
-            f"the announced set has {len(clients)} clients, {params.threshold} needed",
+            f"the announced set has {len(clients)} clients, {params.quorum} needed",
             culprits=(SERVER,),
             phase=phase,
         )

@@ -53,7 +53,9 @@ class ProtocolParams:
         round_id: 8 to 64 bytes, bound into every signature and key.
         roster: client ids with their Ed25519 public keys (32 bytes), as a mapping or as pairs;
             kept as ascending pairs, here and in `members`.
-        threshold: survivors without whom the round aborts.
+        threshold: contributions that every sum is sure to hold, those of colluders included;
+            with fewer survivors than `quorum` (the same number in the complete graph) the round
+            aborts.
         colluders: clients that may work with the server.
         vector_length: words per vector.
         modulus_bits: word size, 16, 32 or 64; sums are modulo 2**modulus_bits.
@@ -67,7 +69,9 @@ class ProtocolParams:
     """
 
     round_id: bytes
-    roster: Mapping[int, bytes] | Iterable[tuple[int, bytes]] = field(repr=False)
+    roster: Mapping[int, bytes] | Mapping[ClientId, bytes] | Iterable[tuple[int, bytes]] = field(
+        repr=False
+    )
     threshold: int
     colluders: int
     vector_length: int
@@ -116,8 +120,12 @@ class ProtocolParams:
         return self.threshold if near is None else near.share_threshold
 
     @property
-    def signature_quorum(self) -> int:
-        """Signatures on one survivor set that a client must be shown before it reveals."""
+    def quorum(self) -> int:
+        """Clients without whom no phase is closed; also the signatures shown before a reveal.
+
+        It equals `threshold` where every signature is checked, and is a little above it where each
+        client checks a sample only.
+        """
         near = self.neighbourhood
         return self.threshold if near is None else near.signature_quorum
 

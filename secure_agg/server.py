@@ -83,7 +83,7 @@ def close_keys(
 ) -> tuple[CollectingShares, Requests]:
     """Fix the roster and tell every client its neighbours' keys."""
     params = state.params
-    _require(state.awaited, admitted, params.threshold, Phase.ADVERTISE_KEYS)
+    _require(state.awaited, admitted, params.quorum, Phase.ADVERTISE_KEYS)
     digests = {
         client: advertisement_digest(params, client, encode_body(keys.advertisement))
         for client, keys in admitted.items()
@@ -129,9 +129,9 @@ def close_shares(
 ) -> tuple[CollectingInputs, Requests]:
     """Leave out who did not share, and deliver the boxes among the others."""
     params, graph = state.params, state.view.graph
-    _require(state.awaited, admitted, params.threshold, Phase.SHARE_KEYS)
+    _require(state.awaited, admitted, params.quorum, Phase.SHARE_KEYS)
     sharers = _connected_enough(state, admitted)
-    _require(state.awaited, sharers, params.threshold, Phase.SHARE_KEYS)
+    _require(state.awaited, sharers, params.quorum, Phase.SHARE_KEYS)
     bitmap = to_bitmap(params, sharers)
     sealed = {
         (owner, ClientId(box.client)): box.sealed
@@ -174,7 +174,7 @@ def close_inputs(
 ) -> tuple[CollectingSignatures, Requests]:
     """Announce whose input is in the sum, once everybody's masks can still be removed."""
     params, survivors = state.params, tuple(sorted(admitted))
-    _require(state.awaited, survivors, params.threshold, Phase.MASKED_INPUT)
+    _require(state.awaited, survivors, params.quorum, Phase.MASKED_INPUT)
     for owner in state.sharers:
         _require_holders(
             state.view, owner, set(survivors), params.share_threshold, Phase.MASKED_INPUT
@@ -209,7 +209,7 @@ def close_confirmations(
 ) -> tuple[CollectingReveals, Requests]:
     """Show every signer all signatures."""
     params, signers = state.params, tuple(sorted(admitted))
-    _require(state.awaited, signers, params.signature_quorum, Phase.CONSISTENCY_CHECK)
+    _require(state.awaited, signers, params.quorum, Phase.CONSISTENCY_CHECK)
     for owner in state.sharers:
         _require_holders(
             state.view, owner, set(signers), params.share_threshold, Phase.CONSISTENCY_CHECK
