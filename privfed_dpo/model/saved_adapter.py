@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +48,9 @@ def verify_saved_adapter(
     """
     fresh = _bare_copy(adapter) if base is None else base
     try:
-        # The last good float32 weights, whatever type the base has.
-        loaded = PeftModel.from_pretrained(fresh, str(directory), is_trainable=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing")
+            loaded = PeftModel.from_pretrained(fresh, str(directory), is_trainable=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"The saved adapter in {directory} does not load: {error}",
@@ -70,10 +72,6 @@ def verify_saved_adapter(
 
 def _bare_copy(adapter: Adapter) -> PreTrainedModel:
     base: PreTrainedModel = copy.deepcopy(adapter.model).unload()
-    # The copy must look like a base that never carried an adapter.
-    for leftover in ("peft_config", "_hf_peft_config_loaded"):
-        if leftover in vars(base):
-            delattr(base, leftover)
     return base
 
 

@@ -119,6 +119,11 @@ class PairScorer:
         pairs = self._made_up_pairs()
         together = self.logprobs(self._lay_out(pairs, "two_forward"))
         alone = torch.cat([self.logprobs(self._lay_out([p], "two_forward")) for p in pairs])
+        if not bool(torch.isfinite(alone).all()):
+            raise ModelError(
+                f"The scores of {type(base).__name__} are not finite.",
+                advice="Check the checkpoint and the adapter for NaN, or use a wider dtype.",
+            )
         if not self._agree(together, alone):
             raise ModelError(
                 f"The scores of {type(base).__name__} depend on the other pairs of a batch.",

@@ -9,7 +9,7 @@ from privfed_dpo.model.adapters import Adapter, AdapterSpec
 from privfed_dpo.model.loading import ModelSpec, empty_model, load_model
 from privfed_dpo.model.tiny import build_word_tokenizer
 
-WORDS = tuple("how do i fix my bike now please".split())
+WORDS = ("how", "do", "i", "fix", "my", "bike", "now", "please")
 
 
 def _gpt2_folder(folder, *, rows=12, pad=None):

@@ -76,6 +76,14 @@ def test_a_model_that_mixes_pairs_is_refused_in_every_form():
             PairScorer(adapter, form)
 
 
+def test_a_model_with_broken_weights_is_refused():
+    model = toy_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.inf
+    with pytest.raises(ModelError, match="not finite"):
+        PairScorer(_adapter(model))
+
+
 def test_a_model_that_changes_its_logits_is_refused():
     model = toy_model("llama")
     original = model.forward

@@ -7,7 +7,7 @@ from privfed_dpo.errors import ModelError
 from privfed_dpo.model.loading import ModelSpec, load_model
 from privfed_dpo.model.warmup import warm_up
 
-WORDS = tuple("a b c d e f".split())
+WORDS = ("a", "b", "c", "d", "e", "f")
 # In this language every word decides the next one.
 TEXTS = [[4, 5, 6, 7, 8, 9], [5, 6, 7, 8], [7, 8, 9]]
 SETTINGS = {"steps": 40, "batch": 4, "learning_rate": 5e-3, "seed": 0}
