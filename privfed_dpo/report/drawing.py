@@ -16,7 +16,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 LINES = ("#040404", "#050505", "#060606")
@@ -32,10 +32,13 @@ _VARIABLES = {
 }
 _DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
 _MARKERS = ("o", "s", "^")
-_SIZE_INCHES = (5.0, 2.9)
+_SIZE_INCHES = (5.0, 3.0)
 _MANY_POINTS = 40
 _STYLE = {
     "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
     "font.size": 9.0,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -105,7 +108,7 @@ def line_chart(
         rounds: the x values, increasing by one.
         series: up to three lines, told apart by colour, dash and marker.
         unit: label of the y axis.
-        references: horizontal lines, labelled in the chart.
+        references: horizontal dashed lines, named in the legend.
         logarithmic: whether the y axis is logarithmic; values must then be positive.
         from_zero: whether the y axis begins at zero.
         marked_rounds: rounds to mark with a cross on the x axis.
@@ -118,9 +121,19 @@ def line_chart(
         for place, one in enumerate(line for line in series if line.measured):
             _draw_line(axes, rounds, one, place)
         for reference in references:
-            _draw_reference(axes, reference, right=rounds[-1])
+            axes.axhline(
+                reference.value,
+                label=reference.label,
+                color=MUTED,
+                linewidth=1.1,
+                linestyle=(0, (4, 2.5)),
+                zorder=1,
+            )
         if logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
         elif from_zero:
             axes.set_ylim(bottom=0)
         if marked_rounds:
@@ -140,7 +153,7 @@ def line_chart(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         handles, _ = axes.get_legend_handles_labels()
         if len(handles) > 1:
-            figure.legend(loc="outside upper left", ncols=3, fontsize=8.5, columnspacing=1.4)
+            figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, columnspacing=1.2)
         return _svg(figure, name)
 
 
@@ -172,6 +185,8 @@ def _axes(unit: str) -> tuple[Figure, Any]:
     axes.set_ylabel(unit)
     if unit == "share":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    elif unit == "clients":
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
 
 
@@ -206,20 +221,6 @@ def _stands_alone(values: Sequence[float], index: int) -> bool:
     return not math.isnan(values[index]) and all(math.isnan(value) for value in around)
 
 
-def _draw_reference(axes: Any, reference: Reference, *, right: int) -> None:
-    axes.axhline(reference.value, color=MUTED, linewidth=1.0, linestyle=(0, (3, 3)), zorder=1)
-    axes.annotate(
-        reference.label,
-        xy=(right, reference.value),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color=MUTED,
-    )
-
-
 def _svg(figure: Figure, name: str) -> str:
     with rc_context({"svg.hashsalt": name}):
         canvas = FigureCanvasSVG(figure)
@@ -230,7 +231,7 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r" ?font-family: [^;\"]*;?", "", text)
     text = re.sub(r'\b(id="|url\(#|href="#)(?=[\w.])', rf"\1{name}-", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")

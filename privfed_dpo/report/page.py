@@ -33,6 +33,7 @@ from privfed_dpo.observe.run_folder import (
     write_text_atomic,
 )
 from privfed_dpo.report.figures import report_figures
+from secure_agg import Phase
 
 UNFINISHED = "unfinished"
 _GOOD = {"finished", "budget_spent"}
@@ -133,7 +134,7 @@ def render_page(run: RunFacts) -> str:
         private=plan.get("mode") != "none",
         secure=plan.get("secure_aggregation") is not False,
         tiles=_tiles(run, plan),
-        statement=str(summary.get("statement") or ""),
+        statement=str(summary.get("statement") or "").splitlines(),
         delta=plan.get("delta"),
         bounds=_bounds(run, plan),
         figures=figures,
@@ -185,7 +186,9 @@ def _tile(label: str, value: str) -> dict[str, str]:
 
 
 def _change(first: Mapping[str, Any], last: Mapping[str, Any], key: str, layout: Any) -> str:
-    return f"{layout(first.get(key))} → {layout(last.get(key))}"
+    return f"{layout(first.get(key))} → {layout(last.get(key))}".replace(
+        " %", "\N{NO-BREAK SPACE}%"
+    )
 
 
 def _headline_epsilon(run: RunFacts, plan: Mapping[str, Any], last: Mapping[str, Any]) -> str:
@@ -217,11 +220,13 @@ def _protocol(run: RunFacts, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _dropped(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """Clients lost over the whole run, by protocol phase, in the order first met."""
+    """Clients lost over the whole run, by phase, in the order of the protocol."""
     lost: Counter[str] = Counter()
     for row in rows:
         lost.update(row.get("dropped") or {})
-    return list(lost.items())
+    order = [phase.value for phase in Phase]
+    known = [(phase, lost[phase]) for phase in order if phase in lost]
+    return known + [(phase, count) for phase, count in lost.items() if phase not in order]
 
 
 def _sum(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:

@@ -123,7 +123,7 @@ def summary_facts(rows, *, private=True, per_client=True):
         "delta": 1e-5 if private else None,
         "initial": asdict(rows[0]),
         "final": asdict(rows[-1]),
-        "rounds_done": rows[-1].round,
+        "rounds_done": len(counted),
         "rounds_planned": plan["rounds"],
         "survivors": {"min": min(counted), "mean": sum(counted) / len(counted)},
         "upload_bytes_total": sum(row.upload_bytes or 0 for row in rows),
@@ -142,17 +142,20 @@ def summary_facts(rows, *, private=True, per_client=True):
     }  # fmt: skip
 
 
-def make_run_folder(path, *, rounds=30, private=True, finished=True, per_client=True):
-    """Write config, environment, plan, metrics, ledger and (if finished) the summary."""
+def make_run_folder(path, *, rounds=30, played=None, private=True, per_client=True):
+    """Write config, environment, plan, metrics, ledger and the summary.
+
+    A run `played` for fewer rounds than planned has no summary: it was interrupted.
+    """
     recorder = RunRecorder(path)
     rows = metrics_rows(rounds, private=private)
     plan = plan_facts(rounds)
     if not private:
         plan |= {"mode": "none", "target_epsilon": None, "noise_multiplier": None}
     recorder(PlanReady(plan))
-    for row in rows:
+    for row in rows[: None if played is None else played + 1]:
         recorder(RoundFinished(row))
-    if finished:
+    if played is None:
         recorder(RunFinished(summary_facts(rows, private=private, per_client=per_client)))
     (path / "config.yaml").write_text("run:\n  seed: 0\nprivacy:\n  mode: distributed\n")
     (path / "environment.json").write_text(
