@@ -66,6 +66,7 @@ def evaluate_preferences(
     micro_batch_pairs: int = 16,
     form: RequestedForm = "auto",
     with_kl: bool = True,
+    scorer: PairScorer | None = None,
 ) -> tuple[PreferenceMetrics, npt.NDArray[np.float64]]:
     """Measures a policy on preference pairs.
 
@@ -83,6 +84,7 @@ def evaluate_preferences(
         label_smoothing: see `PairLoss`.
         micro_batch_pairs: most pairs scored at once.
         form: layout of pairs, see `PairScorer`.
+        scorer: this adapter's scorer, if there is one already; takes the place of `form`.
         with_kl: also measure the distance to the reference; doubles the time.
 
     Returns:
@@ -99,7 +101,7 @@ def evaluate_preferences(
             advice="Take the reference from ReferenceLogprobs for the same pairs.",
         )
     pair_loss = PairLoss(loss, beta, label_smoothing)
-    scorer = PairScorer(adapter, form)
+    scorer = scorer or PairScorer(adapter, form)
     policy = np.zeros((len(pairs), 2), dtype=np.float32)
     losses = np.zeros(len(pairs), dtype=np.float64)
     divergence = np.zeros((len(pairs), 2), dtype=np.float64)

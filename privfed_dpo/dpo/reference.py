@@ -49,6 +49,7 @@ class ReferenceLogprobs:
         cache_dir: Path | None = None,
         form: RequestedForm = "auto",
         micro_batch_pairs: int = 16,
+        scorer: PairScorer | None = None,
     ) -> None:
         """Opens the cache.
 
@@ -58,12 +59,13 @@ class ReferenceLogprobs:
             cache_dir: folder, made when first needed; None keeps results in memory only.
             form: layout of pairs, see `PairScorer`.
             micro_batch_pairs: most pairs scored at once.
+            scorer: this adapter's scorer, if there is one already; takes the place of `form`.
 
         Raises:
             ModelError: no exact form for this model.
         """
         self._adapter = adapter
-        self._scorer = PairScorer(adapter, form)
+        self._scorer = scorer or PairScorer(adapter, form)
         self._micro_batch_pairs = micro_batch_pairs
         self._fingerprint = f"{fingerprint}/{_SCORING_VERSION}"
         self._folder = None if cache_dir is None else cache_dir / fingerprint[:16]

@@ -24,6 +24,8 @@ Float32Vector = npt.NDArray[np.float32]
 # Names of attention projections, most usual first; the first group found in a model is used.
 _ATTENTION_PROJECTIONS: tuple[tuple[str, ...], ...] = (
     ("q_proj", "v_proj"),  # Llama, Qwen, Mistral, Mixtral, Gemma, Phi, OPT, GPT-J, StableLM
+    ("q_proj", "kv_b_proj"),  # DeepSeek, without and with a low-rank query
+    ("q_b_proj", "kv_b_proj"),
     ("qkv_proj",),  # Phi-3, CodeGen
     ("query_key_value",),  # GPT-NeoX, Bloom, Falcon
     ("c_attn",),  # GPT-2, GPT-BigCode (Conv1D: its LoRA factors are plain linear layers)

@@ -55,8 +55,12 @@ def rows_per_chunk(model: nn.Module, chunk_elements: int = CHUNK_ELEMENTS) -> in
 
 
 def predicting_states(model: nn.Module, sequence: SequenceBatch) -> torch.Tensor:
-    """Runs the decoder and returns the hidden states that predict completion tokens, [N, h]."""
-    output = _causal_model(model).base_model(
+    """Runs the decoder and returns the hidden states that predict completion tokens, [N, h].
+
+    Raises:
+        ModelError: the model keeps no decoder apart from its head.
+    """
+    output = _decoder(_causal_model(model))(
         input_ids=sequence.input_ids,
         attention_mask=sequence.attention_mask,
         position_ids=sequence.position_ids,
@@ -163,6 +167,18 @@ class _TokenLogprobs(torch.autograd.Function):
         (slopes,) = ctx.saved_tensors
         scaled = (slopes.float() * upstream[0][:, None]).to(slopes.dtype)
         return scaled, None, None, None
+
+
+def _decoder(causal: PreTrainedModel) -> nn.Module:
+    decoder = causal.base_model
+    if decoder is causal:  # its declared prefix names no attribute (Llama 4 text models)
+        decoder = getattr(causal, "model", None)
+    if not isinstance(decoder, nn.Module):
+        raise ModelError(
+            f"{type(causal).__name__} keeps no decoder apart from its output head.",
+            advice="Use a causal language model of a usual shape.",
+        )
+    return decoder
 
 
 def _causal_model(model: nn.Module) -> PreTrainedModel:

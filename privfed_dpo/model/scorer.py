@@ -33,10 +33,11 @@ _ISOLATION_SHARE = 0.01
 class PairScorer:
     """Turns pairs into batches in the best exact form and scores them under one adapter.
 
-    On construction a few made-up pairs go through the model to establish that (1) the scores are
-    the model's own log-softmax values, (2) a pair's score does not depend on its batch, and (3)
-    packed rows equal separate rows and their completions do not see each other. If (3) fails,
-    `auto` falls back to `two_forward`; if (1) or (2) fails nothing can be private.
+    On construction a few made-up pairs go through the base model to establish that (1) the scores
+    are the model's own log-softmax values, (2) a pair's score does not depend on its batch, and
+    (3) packed rows equal separate rows and their completions do not see each other. If (3) fails,
+    `auto` falls back to `two_forward`; if (1) or (2) fails nothing can be private. The adapter is
+    off meanwhile, so the decision is the same at every point of a run.
 
     Attributes:
         adapter: the model under its adapter.
@@ -62,10 +63,11 @@ class PairScorer:
         self._kernel = str(getattr(base.config, "_attn_implementation", "eager"))
         self._requested = form
         self.form: Form = "two_forward"
-        self._refuse_inexact_scores(base)
+        with adapter.disabled():
+            self._refuse_inexact_scores(base)
+            reason = "" if form == "two_forward" else self._why_not_packed()
         if form == "two_forward":
             return
-        reason = self._why_not_packed()
         if reason and form == "packed":
             raise ModelError(
                 f"Packed rows are not exact for {type(base).__name__}: {reason}.",
@@ -122,7 +124,7 @@ class PairScorer:
         if not bool(torch.isfinite(alone).all()):
             raise ModelError(
                 f"The scores of {type(base).__name__} are not finite.",
-                advice="Check the checkpoint and the adapter for NaN, or use a wider dtype.",
+                advice="Check the checkpoint for NaN, or use a wider dtype.",
             )
         if not self._agree(together, alone):
             raise ModelError(
