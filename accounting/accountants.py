@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accounting.events import Event, Repeated
-from accounting.pld import CERTIFIED_INTERVAL, CURVE_INTERVAL, pld_epsilon
+from accounting.pld import CERTIFIED_INTERVAL, pld_epsilon, quick_interval
 from accounting.rdp import rdp_epsilon
 from accounting.units import require_delta
 
@@ -87,8 +87,9 @@ def epsilon_pair(
 class EpsilonCurve:
     """Epsilon of 1, 2, 3, ... rounds of the same mechanism, computed when asked and kept.
 
-    For progress, and for deciding round by round: on a grid ten times coarser than the certified
-    figure, hence an upper bound a little above it.
+    For progress, and for deciding round by round: on a grid up to eight times coarser than that of
+    the certified figure, and above 512 rounds with the count rounded up by at most 1/256, so that
+    a long run prices few distinct counts. Both only raise the figure, by well under one percent.
 
     Args:
         event: the mechanism; or a `Repeated` one, if a round consists of several releases.
@@ -112,18 +113,28 @@ class EpsilonCurve:
 
     def pair(self, count: int) -> EpsilonPair:
         """Return both figures after `count` rounds."""
-        if count not in self._known:
-            self._known[count] = self._price(count, CURVE_INTERVAL)
-        return self._known[count]
+        priced = _rounded_up(count)
+        if priced not in self._known:
+            self._known[priced] = self._price(priced, certified=False)
+        return self._known[priced]
 
     def certified(self, count: int) -> EpsilonPair:
         """Return both figures, PLD on the fine grid: slower, for final and close decisions."""
-        return self._price(count, CERTIFIED_INTERVAL)
+        return self._price(count, certified=True)
 
     def exceeds(self, count: int, epsilon: float) -> bool:
         """Return whether `count` rounds cost more than `epsilon`, on the fine grid if need be."""
         return self.pld(count) > epsilon and self.certified(count).pld > epsilon
 
-    def _price(self, count: int, interval: float) -> EpsilonPair:
+    def _price(self, count: int, *, certified: bool) -> EpsilonPair:
         spends = (Repeated(self._round.event, self._round.count * count),) if count else ()
+        interval = CERTIFIED_INTERVAL
+        if not certified:
+            interval = quick_interval(spends, rdp_epsilon(spends, self._delta))
         return epsilon_pair(spends, self._delta, slack=self._slack, interval=interval)
+
+
+def _rounded_up(count: int) -> int:
+    """Return the smallest number >= count with at most nine significant bits."""
+    step = 1 << max(0, count.bit_length() - 9)
+    return -(-count // step) * step

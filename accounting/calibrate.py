@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from accounting.errors import CalibrationFailed, InvalidPrivacyParameter
 from accounting.events import Repeated
-from accounting.pld import CERTIFIED_INTERVAL, CURVE_INTERVAL, pld_epsilon
+from accounting.pld import CERTIFIED_INTERVAL, pld_epsilon, quick_interval
+from accounting.rdp import rdp_epsilon
 from accounting.units import Budget
 
 SMALLEST_NOISE_MULTIPLIER = 0.05
@@ -68,7 +69,9 @@ def _search(schedule: Schedule, budget: Budget, tolerance: float) -> float:
     """Return a noise multiplier near the answer, by the coarse grid."""
 
     def excess(log_noise: float) -> float:
-        epsilon = pld_epsilon(schedule(math.exp(log_noise)), budget.delta, interval=CURVE_INTERVAL)
+        spends = schedule(math.exp(log_noise))
+        interval = quick_interval(spends, rdp_epsilon(spends, budget.delta))
+        epsilon = pld_epsilon(spends, budget.delta, interval=interval)
         return math.log(max(epsilon, 1e-12) / budget.epsilon)
 
     low, high, low_excess, high_excess = _bracket(excess, budget.epsilon)

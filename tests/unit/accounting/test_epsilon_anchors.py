@@ -246,6 +246,13 @@ def test_the_curve_is_an_upper_bound_that_never_falls():
         assert curve.rdp(count) == certified.rdp
 
 
+def test_long_curves_price_few_counts_and_stay_above_the_truth():
+    curve = EpsilonCurve(PoissonGaussianRelease(0.01, 1.0), 1e-5)
+    priced = {curve.pld(count) for count in range(1000, 1024)}
+    assert len(priced) == 13
+    assert curve.certified(1001).pld < curve.pld(1001) < 1.005 * curve.certified(1001).pld
+
+
 def test_a_budget_of_three_lasts_68_rounds_by_pld_and_41_by_rdp():
     curve = EpsilonCurve(PoissonGaussianRelease(0.05, 1.0), 1e-5)
     assert not curve.exceeds(68, 3.0)
