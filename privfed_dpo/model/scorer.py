@@ -103,6 +103,21 @@ class PairScorer:
         """Scores a batch under the policy, float32 [B, 2]; differentiable where enabled."""
         return completion_logprobs(self.adapter.model, batch)
 
+    def made_up_pairs(self) -> list[TokenizedPair]:
+        """Three pairs of different lengths over the whole vocabulary, always the same."""
+        rows = self.adapter.model.get_base_model().get_input_embeddings().num_embeddings
+        generator = np.random.Generator(np.random.PCG64(20170612))
+        room = min(self.limit or 64, self._window or 64, 64)
+        lengths = ((room // 4, room // 4, room // 8), (2, room // 3, 2), (room // 2, 1, room // 3))
+        return [
+            _pair(*(generator.integers(0, rows, size=max(1, n)).tolist() for n in triple))
+            for triple in lengths
+        ]
+
+    def tolerance(self) -> float:
+        """How far two exact computations may lie apart, relative to their size."""
+        return _AGREEMENT.get(self._dtype, _AGREEMENT[torch.bfloat16])
+
     def _lay_out(self, pairs: Sequence[TokenizedPair], form: Form) -> PairBatch:
         device, pad_id = self.adapter.device, self.adapter.pad_id
         if form == "two_forward":
@@ -118,7 +133,7 @@ class PairScorer:
 
     @torch.no_grad()
     def _refuse_inexact_scores(self, base: PreTrainedModel) -> None:
-        pairs = self._made_up_pairs()
+        pairs = self.made_up_pairs()
         together = self.logprobs(self._lay_out(pairs, "two_forward"))
         alone = torch.cat([self.logprobs(self._lay_out([p], "two_forward")) for p in pairs])
         if not bool(torch.isfinite(alone).all()):
@@ -146,7 +161,7 @@ class PairScorer:
     def _why_not_packed(self) -> str:
         if self._kernel not in _MASKABLE_KERNELS:
             return f"the attention kernel {self._kernel} takes no mask per pair"
-        pairs = self._made_up_pairs()
+        pairs = self.made_up_pairs()
         try:
             packed = self.logprobs(self._lay_out(pairs, "packed"))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -163,19 +178,8 @@ class PairScorer:
         return ""
 
     def _agree(self, left: torch.Tensor, right: torch.Tensor) -> bool:
-        tolerance = _AGREEMENT.get(self._dtype, _AGREEMENT[torch.bfloat16])
+        tolerance = self.tolerance()
         return bool(torch.allclose(left, right, rtol=tolerance, atol=tolerance))
-
-    def _made_up_pairs(self) -> list[TokenizedPair]:
-        """Pairs of different lengths over the whole vocabulary, always the same."""
-        rows = self.adapter.model.get_base_model().get_input_embeddings().num_embeddings
-        generator = np.random.Generator(np.random.PCG64(20170612))
-        room = min(self.limit or 64, self._window or 64, 64)
-        lengths = ((room // 4, room // 4, room // 8), (2, room // 3, 2), (room // 2, 1, room // 3))
-        return [
-            _pair(*(generator.integers(0, rows, size=max(1, n)).tolist() for n in triple))
-            for triple in lengths
-        ]
 
 
 def _with_other_chosen(pair: TokenizedPair) -> TokenizedPair:

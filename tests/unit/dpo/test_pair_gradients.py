@@ -259,18 +259,54 @@ def test_hooks_are_removed_after_an_error(monkeypatch):
     assert _relative_error(found, _truth(adapter, PAIRS, reference)) < 1e-5
 
 
-def test_a_layer_that_sees_tokens_instead_of_pairs_is_refused():
+def _flattening(x, forward):
+    """As in mixtures of experts and some feed-forward layers: [pair, token] becomes one."""
+    return forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def _transposing(x, forward):
+    """Token first, as some older models have it: three dimensions, and the wrong one first."""
+    return forward(x.transpose(0, 1)).transpose(0, 1)
+
+
+def _passing(x, forward):
+    return forward(x)
+
+
+def _mlp_adapter(change):
     adapter = Adapter.attach(toy_model("llama"), AdapterSpec(target_modules=("up_proj",)))
     layer = adapter.model.get_base_model().model.layers[0].mlp.up_proj
     forward = layer.forward
-    # As in mixtures of experts and some feed-forward layers: [pair, token] becomes one dimension.
-    layer.forward = lambda x: forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    layer.forward = lambda x: change(x, forward)
+    return adapter, layer
+
+
+@pytest.mark.parametrize("change", [_flattening, _transposing])
+def test_a_layer_that_sees_tokens_instead_of_pairs_is_refused_before_it_meets_data(change):
+    adapter, _ = _mlp_adapter(change)
     with pytest.raises(ModelError, match=r"up_proj.*rows are not pairs"):
-        list(PairGradients(adapter)(PAIRS, np.zeros((9, 2))))
-    # One pair of one token: the shapes agree by chance, and it is refused all the same.
-    tiny = make_pair([3], [4], [5])
+        PairGradients(adapter)
+
+
+def test_a_layer_whose_rows_stop_being_pairs_is_refused_on_that_batch():
+    adapter, layer = _mlp_adapter(_passing)
+    gradients = PairGradients(adapter)
+    forward = layer.forward
+    layer.forward = lambda x: _flattening(x, forward)
+    with pytest.raises(ModelError, match=r"up_proj.*rows are not pairs"):
+        list(gradients(PAIRS, np.zeros((9, 2))))
+    # One pair of one token: the numbers agree by chance, and it is refused all the same.
     with pytest.raises(ModelError, match="rows are not pairs"):
-        list(PairGradients(adapter)([tiny], np.zeros((1, 2))))
+        list(gradients([make_pair([3], [4], [5])], np.zeros((1, 2))))
+
+
+def test_tokens_first_is_refused_even_where_the_shapes_agree(monkeypatch):
+    # As many tokens as pairs: only the comparison with single pairs can tell.
+    adapter, _ = _mlp_adapter(_transposing)
+    square = [make_pair([i, i + 1], [i + 2], [i + 3, i + 4]) for i in (5, 15, 25)]
+    monkeypatch.setattr("privfed_dpo.model.scorer.PairScorer.made_up_pairs", lambda _s: square)
+    with pytest.raises(ModelError, match="not the gradients of single pairs"):
+        PairGradients(adapter, form="packed")
 
 
 def test_an_adapted_layer_that_is_never_reached_is_refused():
@@ -278,22 +314,23 @@ def test_an_adapted_layer_that_is_never_reached_is_refused():
     q_proj = adapter.model.get_base_model().model.layers[1].self_attn.q_proj
     q_proj.forward = q_proj.base_layer.forward
     with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.q_proj"):
-        list(PairGradients(adapter)(PAIRS, np.zeros((9, 2))))
+        PairGradients(adapter)
 
 
-def test_a_weight_used_behind_the_hooks_is_found_out(monkeypatch):
+def test_a_weight_used_behind_the_hooks_is_refused():
     adapter = _policy()
-    gradients = PairGradients(adapter, beta=BETA)
-    scores = gradients.scorer.logprobs
-    hidden_use = lambda batch: scores(batch) + 5 * adapter.parameters[0].sum()  # noqa: E731
-    monkeypatch.setattr(
-        gradients.scorer,
-        "logprobs",
-        lambda batch: torch.stack([hidden_use(batch)[:, 0], scores(batch)[:, 1]], dim=1),
-    )
-    monkeypatch.setattr("privfed_dpo.dpo.pair_gradients._refuse_foreign_rows", lambda *_a: None)
-    with pytest.raises(ModelError, match="do not add up"):
-        list(gradients(PAIRS, _reference(adapter, PAIRS)))
+    layer = adapter.model.get_base_model().model.layers[0].self_attn.q_proj
+    forward, factor = layer.forward, layer.lora_B["default"].weight
+    layer.forward = lambda x: forward(x) + 0.1 * factor.sum()
+    with pytest.raises(ModelError, match="not the gradients of single pairs"):
+        PairGradients(adapter)
+
+
+def test_construction_leaves_the_adapter_bit_for_bit():
+    adapter = _policy()
+    before = adapter.read()
+    PairGradients(adapter)
+    assert adapter.read().tobytes() == before.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(9,), (8, 2), (9, 3), (0, 2)])
