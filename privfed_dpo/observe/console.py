@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -52,7 +52,7 @@ class ProgressConsole:
         self._rounds_planned = 0
         self._round = 0
         self._cohort = 0
-        self._phase = ""
+        self._phase = "preparing data, model and plan"
         self._row: MetricsRow | None = None
         self._accuracy: float | None = None
         self._seconds: list[float] = []
@@ -82,7 +82,7 @@ class ProgressConsole:
                 self._round, self._rounds_planned, self._cohort = number, planned, cohort
                 self._phase = "clients compute"
             case PhaseClosed(phase=phase, answered=answered, missing=missing):
-                self._phase = f"{phase}: {answered} answered"
+                self._phase = f"{phase} done: {answered} answered"
                 self._phase += f", {missing} missing" if missing else ""
             case RoundFinished(row=row):
                 self._finish_round(row)
@@ -103,6 +103,7 @@ class ProgressConsole:
         self._private = plan.get("mode") != "none"
         self._target_epsilon = plan.get("target_epsilon")
         self._rounds_planned = int(plan.get("rounds") or 0)
+        self._phase = "measuring the untrained model"
         privacy = "NO differential privacy"
         if self._private:
             privacy = f"target epsilon {format_epsilon(self._target_epsilon)}"
@@ -154,13 +155,15 @@ class ProgressConsole:
         done = self._row.round if self._row else 0
         return format_seconds(sum(recent) / len(recent) * max(0, self._rounds_planned - done))
 
-    def display(self) -> Group:
-        """The state of the run as two lines and a bar."""
+    def display(self) -> RenderableType:
+        """The state of the run: what is being prepared, then a bar and two lines."""
+        if not self._rounds_planned:
+            return Text(self._phase, style="dim")
         done = self._row.round if self._row else 0
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            f"round {self._round}/{self._rounds_planned or UNKNOWN}",
-            ProgressBar(total=max(1, self._rounds_planned), completed=done, width=BAR_COLUMNS),
+            f"round {self._round}/{self._rounds_planned}",
+            ProgressBar(total=self._rounds_planned, completed=done, width=BAR_COLUMNS),
             f"{self._time_to_go()} to go",
         )
         row = self._row

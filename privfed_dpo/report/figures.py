@@ -116,7 +116,7 @@ def _epsilon(table: _Table, plan: Mapping[str, Any]) -> ReportFigure | None:
         "Privacy spent",
         "Epsilon spent up to each round, aborted rounds included. Certified: by privacy loss "
         "distributions, at the least noise the protocol allows. RDP: second opinion. "
-        "Realised: what the survivors there were gave.",
+        "Realised: by a Rényi filter fed with the survivors there were; it is loose early on.",
         "epsilon",
         table,
         [

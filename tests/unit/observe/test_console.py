@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -45,8 +46,9 @@ def frames(events):
     console = Console(file=io.StringIO(), force_terminal=True, width=110, color_system=None)
     seen = []
     with ProgressConsole(console) as progress:
-        for event in events:
-            progress(event)
+        for event in itertools.chain([None], events):
+            if event is not None:
+                progress(event)
             with console.capture() as capture:
                 console.print(progress.display())
             seen.append(capture.get())
@@ -84,7 +86,7 @@ def test_a_terminal_shows_round_phase_survivors_accuracy_epsilon_and_time_to_go(
     rows = [replace(row, seconds=30.0) for row in ROWS[:3]]
     text = frames(story(rows))
     for part in (
-        "round 2/4", "MaskedInput: 14 answered, 2 missing", "epsilon 4.000 of 8.000",
+        "preparing data", "measuring the untrained model", "round 2/4", "MaskedInput done: 14 answered, 2 missing", "epsilon 4.000 of 8.000",
         f"survivors {ROWS[1].survivors}/16", "1 min 30 s to go", "1 min 00 s to go", "clients compute",
     ):  # fmt: skip
         assert part in text, part
