@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from secure_agg.client_checks import (
+    blaming,
     check_neighbours,
     check_roster,
     check_set,
@@ -25,10 +26,8 @@ from secure_agg.client_states import (
 )
 from secure_agg.codec import ReplyBuffer, encode_body
 from secure_agg.errors import (
-    AuthenticationFailed,
     InconsistentView,
     LocalProtocolError,
-    MalformedMessage,
     UnsafeReveal,
 )
 from secure_agg.keys import AgreementKey, draw
@@ -88,13 +87,16 @@ def share_keys(
         holder: SharePair(mask, key) for holder, mask, key in zip(holders, masks, keys, strict=True)
     }
     own = pairs.pop(member.client_id)
+    box_secrets: dict[ClientId, bytes] = {}
+    for peer, keys_of_peer in peers.items():
+        with blaming(peer, Phase.SHARE_KEYS):
+            box_secrets[peer] = secrets.seal_key.agree(keys_of_peer.seal_public)
     boxes = tuple(
         Box(
             holder,
             seal(
                 pair,
-                key=secrets.seal_key,
-                holder_public=peers[holder].seal_public,
+                shared=box_secrets[holder],
                 view_digest=view.digest,
                 owner=member.client_id,
                 holder=holder,
@@ -103,7 +105,7 @@ def share_keys(
         for holder, pair in pairs.items()
     )
     reply = member.sign(Kind.SHARE_KEYS, ShareKeys(view.digest, boxes))
-    return AwaitingShares(member, secrets, view, peers, own), reply
+    return AwaitingShares(member, secrets, view, peers, box_secrets, own), reply
 
 
 def mask_input(
@@ -141,27 +143,20 @@ def mask_input(
         )
     require_neighbourhood(params, len(owners) + 1, Phase.MASKED_INPUT)
     held = {mine: state.own_shares}
+    seeds: dict[ClientId, bytes] = {}
     for box in delivery.boxes:
         owner = ClientId(box.client)
-        try:
+        with blaming(owner, Phase.MASKED_INPUT):
             held[owner] = unseal(
                 box.sealed,
-                key=secrets.seal_key,
-                owner_public=state.peers[owner].seal_public,
+                shared=state.box_secrets[owner],
                 view_digest=view.digest,
                 owner=owner,
                 holder=mine,
             )
-        except (AuthenticationFailed, MalformedMessage) as error:
-            raise type(error)(
-                error.detail, culprits=(SERVER, owner), phase=Phase.MASKED_INPUT
-            ) from error
-    seeds = {
-        peer: pair_mask_seed(
-            secrets.mask_key, state.peers[peer].mask_public, params.digest, mine, peer
-        )
-        for peer in owners
-    }
+            seeds[owner] = pair_mask_seed(
+                secrets.mask_key, state.peers[owner].mask_public, params.digest, mine, owner
+            )
     add = [self_mask_seed(secrets.self_mask_secret, params.digest, mine)]
     add += [seed for peer, seed in seeds.items() if mine < peer]
     subtract = [seed for peer, seed in seeds.items() if mine > peer]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from secure_agg.client_states import Member, RoundSecrets
 from secure_agg.codec import encode_body, signed_bytes
-from secure_agg.errors import InconsistentView, MalformedMessage
+from secure_agg.errors import AuthenticationFailed, InconsistentView, MalformedMessage
 from secure_agg.kdf import DIGEST_BYTES
 from secure_agg.keys import verify_signature
 from secure_agg.messages import Advertisement, Roster
@@ -135,3 +138,12 @@ def verify_frame(
         phase=phase,
         detail=f"what the server forwards as signed by client {client} is not",
     )
+
+
+@contextmanager
+def blaming(peer: ClientId, phase: Phase) -> Iterator[None]:
+    """Name `peer`, or the server that stands between, for what turns out wrong with its data."""
+    try:
+        yield
+    except (AuthenticationFailed, MalformedMessage) as error:
+        raise type(error)(error.detail, culprits=(SERVER, peer), phase=phase) from error

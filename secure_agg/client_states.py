@@ -66,13 +66,19 @@ class AwaitingRoster:
 
 @dataclass(frozen=True, slots=True)
 class AwaitingShares:
-    """Shares are on their way to the neighbours."""
+    """Shares are on their way to the neighbours.
+
+    Attributes:
+        box_secrets: per neighbour, what the two sealing keys agree on.
+        own_shares: the shares this client keeps of its own secrets.
+    """
 
     stage: ClassVar = ClientStage.AWAITING_SHARES
     member: Member
     secrets: RoundSecrets
     view: RosterView
     peers: Mapping[ClientId, Advertisement]
+    box_secrets: Mapping[ClientId, bytes] = field(repr=False)
     own_shares: SharePair
 
 

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from secure_agg.errors import AuthenticationFailed, MalformedMessage
 from secure_agg.kdf import Label, derive_key, u32
-from secure_agg.keys import AgreementKey
 from secure_agg.shamir import SHARE_BYTES, is_share
 from secure_agg.types import ClientId
 
@@ -37,28 +36,18 @@ class SharePair:
     mask_key: bytes = field(repr=False)
 
 
-def _box_key(
-    mine: AgreementKey, theirs: bytes, view_digest: bytes, owner: ClientId, holder: ClientId
-) -> AESGCM:
-    shared = mine.agree(theirs)
+def _box_key(shared: bytes, view_digest: bytes, owner: ClientId, holder: ClientId) -> AESGCM:
     return AESGCM(derive_key(Label.SHARE_BOX, shared, view_digest, u32(owner), u32(holder)))
 
 
 def seal(
-    pair: SharePair,
-    *,
-    key: AgreementKey,
-    holder_public: bytes,
-    view_digest: bytes,
-    owner: ClientId,
-    holder: ClientId,
+    pair: SharePair, *, shared: bytes, view_digest: bytes, owner: ClientId, holder: ClientId
 ) -> bytes:
-    """Seal `pair` from `owner` (who calls) for `holder`.
+    """Seal `pair` from `owner` for `holder`.
 
     Args:
         pair: the two shares.
-        key: the owner's sealing key of this round.
-        holder_public: the holder's sealing key, signed by the holder; 32 bytes.
+        shared: X25519 secret of the two clients' sealing keys of this round, 32 bytes.
         view_digest: digest of the roster view, which names the round.
         owner: sender.
         holder: addressee.
@@ -66,27 +55,21 @@ def seal(
     Returns:
         82 bytes.
     """
-    box = _box_key(key, holder_public, view_digest, owner, holder)
+    box = _box_key(shared, view_digest, owner, holder)
     return box.encrypt(_NONCE, pair.self_mask + pair.mask_key, None)
 
 
 def unseal(
-    box: bytes,
-    *,
-    key: AgreementKey,
-    owner_public: bytes,
-    view_digest: bytes,
-    owner: ClientId,
-    holder: ClientId,
+    box: bytes, *, shared: bytes, view_digest: bytes, owner: ClientId, holder: ClientId
 ) -> SharePair:
-    """Open a box as `holder` (who calls).
+    """Open a box as `holder`.
 
     Raises:
         AuthenticationFailed: not sealed by `owner` for `holder` in this round and view.
         MalformedMessage: sealed by the owner, but not two shares.
     """
     try:
-        plain = _box_key(key, owner_public, view_digest, owner, holder).decrypt(_NONCE, box, None)
+        plain = _box_key(shared, view_digest, owner, holder).decrypt(_NONCE, box, None)
     except InvalidTag as error:
         raise AuthenticationFailed("a sealed box does not open", culprits=(owner,)) from error
     pair = SharePair(plain[:SHARE_BYTES], plain[SHARE_BYTES:])
