@@ -5,7 +5,7 @@ releases it is never smaller than the truth either, and usually 5 to 20 % above 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from accounting.events import Event, Repeated
@@ -29,16 +29,22 @@ class EpsilonPair:
 
 @dataclass(frozen=True, slots=True)
 class Slack:
-    """What a discrete mechanism may cost beyond the continuous one it is accounted as.
+    r"""What a discrete mechanism may cost beyond the continuous one it is accounted as.
 
-    If every output probability of the real mechanism is within a factor e^eta of the model's, and
-    the model is (epsilon, delta)-DP, the real one is (epsilon + 2 eta, e^eta delta)-DP.
+    Real output R and model M satisfy R(S) <= e^eta M(S) + failure and the same with R and M
+    swapped, for both neighbours. If the model is (epsilon, delta)-DP, the real mechanism then is
+    (epsilon + 2 eta, e^eta delta + failure (1 + e^{epsilon + eta}))-DP.
 
     Attributes:
         log_ratio: eta >= 0, for the whole run.
+        failure: probability outside of which the ratio holds; 0 if it always does.
+        certain_log_ratio: a (larger) ratio that always holds, for epsilons so large that
+            failure * e^epsilon would no longer be small.
     """
 
     log_ratio: float = 0.0
+    failure: float = 0.0
+    certain_log_ratio: float = 0.0
 
     @property
     def epsilon(self) -> float:
@@ -47,10 +53,26 @@ class Slack:
 
     @property
     def delta_factor(self) -> float:
-        """What the model's delta is multiplied by: e^eta."""
-        return math.exp(self.log_ratio)
+        """What the model's delta is multiplied by, with a millionth set aside for `failure`."""
+        return math.exp(self.log_ratio) / (1 - (_RESERVE if self.failure else 0.0))
+
+    def price(self, model: Callable[[float], float], delta: float) -> float:
+        """Return epsilon of the real mechanism at `delta`.
+
+        Args:
+            model: delta -> epsilon of the model.
+            delta: failure probability of the real mechanism, in (0, 1).
+        """
+        epsilon = model(delta / self.delta_factor)
+        if self.failure == 0 or math.isinf(epsilon):
+            return epsilon + self.epsilon
+        log_lost = math.log(self.failure) + math.log(2) + epsilon + self.log_ratio
+        if log_lost <= math.log(_RESERVE * delta):
+            return epsilon + self.epsilon
+        return model(delta / math.exp(self.certain_log_ratio)) + 2 * self.certain_log_ratio
 
 
+_RESERVE = 1e-6
 NO_SLACK = Slack()
 NOTHING_SPENT = EpsilonPair(0.0, 0.0)
 UNBOUNDED = EpsilonPair(math.inf, math.inf)
@@ -77,10 +99,9 @@ def epsilon_pair(
     require_delta(delta)
     if not spends:
         return NOTHING_SPENT
-    model_delta = delta / slack.delta_factor
     return EpsilonPair(
-        pld_epsilon(spends, model_delta, interval=interval) + slack.epsilon,
-        rdp_epsilon(spends, model_delta) + slack.epsilon,
+        slack.price(lambda model: pld_epsilon(spends, model, interval=interval), delta),
+        slack.price(lambda model: rdp_epsilon(spends, model), delta),
     )
 
 

@@ -8,13 +8,17 @@ it.
 `GridNoise` is the same on integers. Each share is a discrete Gaussian of standard deviation
 `share_stddev_steps` grid steps; the sum is modelled as continuous Gaussian noise followed by a
 randomised rounding of standard deviation b, which is post-processing. The model is off by at most a
-factor e^{2 kappa + tau} per coordinate and release:
+factor e^{2 kappa + tau} per coordinate and release, and by the sampler:
 
 * tau: a sum of discrete Gaussians is not quite one discrete Gaussian (Kairouz, Liu and Steinke
   2021, Theorem 9), tau = 10 sum_{k=1}^{n-1} exp(-2 pi^2 s^2 k / (k + 1)).
 * kappa: the normaliser of a discrete Gaussian of std b depends on where it is centred, by at most
   1 +- kappa, kappa = 2 exp(-2 pi^2 b^2) (Poisson summation).
-* and by the relative error of the sampler's probabilities, once per share.
+* sampler error: each of the N = shares x coordinates x releases samples has probabilities within a
+  factor e^{+-h} of the discrete Gaussian's. The log ratio of all of them is a sum of N terms in
+  [-h, h] with mean at most h^2 / 2 each, so by Azuma's inequality it exceeds
+  N h^2 / 2 + h sqrt(2 N ln(1 / f)) with probability at most f (the argument of advanced
+  composition, Dwork, Rothblum and Vadhan 2010). f = 1e-300 here.
 """
 
 import math
@@ -25,7 +29,8 @@ from accounting.errors import InvalidPrivacyParameter
 
 SMALLEST_SHARE_STDDEV_STEPS = 4.0
 LARGEST_MODEL_SLACK = 1e-9
-LARGEST_SAMPLER_SLACK = 1e-2
+LARGEST_SAMPLER_SLACK = 1e-3
+SAMPLER_FAILURE = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class GridNoise:
 
     Raises:
         InvalidPrivacyParameter: a value out of range; shares narrower than 4 grid steps; or a model
-            error above 1e-9 (sampler error: 1e-2) over the run.
+            error above 1e-9 (sampler error: 1e-3) over the run.
     """
 
     noise_multiplier: float
@@ -146,7 +151,7 @@ class GridNoise:
                 "the grid is too coarse for this many coordinates and releases; use a finer grid, "
                 "more noise, or a larger smoothing_steps",
             )
-        if self._log_ratio() > LARGEST_SAMPLER_SLACK:
+        if self.slack.log_ratio > LARGEST_SAMPLER_SLACK:
             raise InvalidPrivacyParameter(
                 "sampler_relative_error",
                 self.sampler_relative_error,
@@ -215,7 +220,17 @@ class GridNoise:
     @property
     def slack(self) -> Slack:
         """What the discrete mechanism may cost beyond its continuous model, over the whole run."""
-        return Slack(self._log_ratio())
+        sums = float(self.releases) * self.dimension
+        model = sums * (2 * self.kappa + self.tau)
+        if self.sampler_relative_error == 0:
+            return Slack(model, 0.0, model)
+        samples = sums * self.cohort
+        single = -math.log1p(-self.sampler_relative_error)
+        always = samples * single
+        likely = always * single / 2 + single * math.sqrt(2 * samples * -math.log(SAMPLER_FAILURE))
+        if always <= likely:
+            return Slack(model + always, 0.0, model + always)
+        return Slack(model + likely, SAMPLER_FAILURE, model + always)
 
     @property
     def slack_epsilon(self) -> float:
@@ -226,11 +241,6 @@ class GridNoise:
     def slack_delta_factor(self) -> float:
         """What delta is multiplied by: e^eta."""
         return self.slack.delta_factor
-
-    def _log_ratio(self) -> float:
-        sampler = -self.cohort * math.log1p(-self.sampler_relative_error)
-        per_coordinate = 2 * self.kappa + self.tau + sampler
-        return self.releases * self.dimension * per_coordinate
 
 
 def require_noise_multiplier(noise_multiplier: float) -> None:

@@ -76,7 +76,7 @@ def test_the_grid_gives_the_same_view_within_its_slack():
         line, grid = (s.epsilon(adversary, 1e-5).pld for s in (DISTRIBUTED, on_grid))
         assert grid == pytest.approx(line, rel=1e-5)
     assert on_grid.slack == GRID.slack
-    inexact = GridNoise(1.0, 2.0**14, 20, 5, 2, 10**6, 200, sampler_relative_error=1e-13)
+    inexact = GridNoise(1.0, 2.0**14, 20, 5, 2, 10**6, 200, sampler_relative_error=1e-10)
     slack = inexact.slack
     schedule = ReleaseSchedule(Mode.DISTRIBUTED, 0.05, inexact, 200)
     gap = schedule.epsilon(Adversary.COALITION, 1e-5).pld - 4.76592

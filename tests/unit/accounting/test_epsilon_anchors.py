@@ -275,6 +275,18 @@ def test_slack_costs_twice_its_log_ratio_and_a_little_delta():
     assert epsilon_pair([], 1e-5, slack=slack).pld == 0.0
 
 
+def test_slack_that_may_fail_falls_back_to_the_one_that_never_does():
+    """With e^epsilon above what the failure probability can bear, the certain ratio is booked."""
+    slack = Slack(0.001, 1e-300, 0.2)
+    assert slack.price(lambda delta: 8.0, 1e-5) == pytest.approx(8.002)
+    assert slack.price(lambda delta: 600.0, 1e-5) == pytest.approx(600.002)
+    assert slack.price(lambda delta: 700.0, 1e-5) == pytest.approx(700.4)
+    assert slack.price(lambda delta: math.inf, 1e-5) == math.inf
+    asked = []
+    slack.price(lambda delta: asked.append(delta) or 1.0, 1e-5)
+    assert asked[0] < 1e-5 * math.exp(-0.001)
+
+
 def test_orders_that_do_not_converge_are_left_out_silently(caplog):
     with caplog.at_level(logging.WARNING):
         divergences = renyi_divergences(PoissonGaussianRelease(0.051, 0.81), (1.1, 1.2, 2.0))

@@ -93,9 +93,9 @@ def test_an_adversary_without_a_number_is_not_mentioned():
 
 
 def test_the_slack_of_a_discrete_mechanism_is_told():
-    grid = GridNoise(1.0, 2.0**14, 20, 5, 2, 10**6, 200, sampler_relative_error=1e-14)
+    grid = GridNoise(1.0, 2.0**14, 20, 5, 2, 10**6, 200, sampler_relative_error=2.0**-45)
     schedule = ReleaseSchedule(Mode.DISTRIBUTED, 0.05, grid, 200)
-    assert "4.0e-05 in log ratio" in guarantee(header(schedule), PRICES)
+    assert "6.7e-08 in log ratio" in guarantee(header(schedule), PRICES)
 
 
 @pytest.mark.parametrize("participations", [None, 0, 7])

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from accounting import (
@@ -135,12 +136,42 @@ def test_tau_and_kappa_by_hand():
 
 
 def test_the_slack_counts_every_coordinate_release_and_share():
-    noise = grid(sampler_relative_error=1e-15)
-    expected = 200 * 10**6 * 20 * 1e-15
-    assert noise.slack.log_ratio == pytest.approx(expected, rel=1e-6)
-    assert noise.slack_epsilon == pytest.approx(2 * expected, rel=1e-6)
-    assert noise.slack_delta_factor == pytest.approx(math.exp(expected), rel=1e-9)
+    """N = 200 x 1e6 x 20 samples; by hand N h^2 / 2 + h sqrt(2 N ln 1e300), far below N h."""
+    h, samples = 2.0**-45, 200 * 10**6 * 20
+    slack = grid(sampler_relative_error=h).slack
+    by_hand = samples * h * h / 2 + h * math.sqrt(2 * samples * 300 * math.log(10))
+    assert slack.log_ratio == pytest.approx(by_hand, rel=1e-6)
+    assert slack.certain_log_ratio == pytest.approx(samples * h, rel=1e-6)
+    assert slack.failure == 1e-300
+    noise = grid(sampler_relative_error=h)
+    assert noise.slack_epsilon == 2 * slack.log_ratio
+    assert math.exp(by_hand) < noise.slack_delta_factor < 1.1e-6 + math.exp(by_hand)
     assert grid().slack.log_ratio < 1e-60
+    assert grid().slack.failure == 0
+
+
+def test_few_samples_are_bounded_by_their_plain_sum():
+    few = grid(dimension=1, releases=1, cohort=1, dropout_tolerance=0, colluders=0)
+    exact = type(few)(
+        **{name: getattr(few, name) for name in few.__slots__ if name != "sampler_relative_error"},
+        sampler_relative_error=1e-6,
+    )
+    assert exact.slack.log_ratio == pytest.approx(1e-6, rel=1e-3)
+    assert exact.slack.failure == 0
+
+
+def test_how_often_the_likely_ratio_is_exceeded():
+    """The bound at f = 0.05 instead of 1e-300, on signs of fair coins: the worst case for Azuma.
+
+    A sampler that is right up to e^{+-h} and always errs by h has log ratio h times a sum of signs.
+    """
+    h, samples, failure = 1e-3, 400, 0.05
+    rng = np.random.default_rng(5)
+    up = 1 / (1 + math.exp(-h))
+    sums = h * (2 * rng.binomial(samples, up, size=20_000) - samples)
+    bound = samples * h * h / 2 + h * math.sqrt(2 * samples * math.log(1 / failure))
+    assert (sums > bound).mean() <= failure
+    assert (sums > bound / 2).mean() > failure / 2, "the check must be able to fail"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +179,7 @@ def test_the_slack_counts_every_coordinate_release_and_share():
     [
         ({"sensitivity_steps": 10.0}, "share_stddev_steps"),
         ({"smoothing_steps": 1.0}, "share_stddev_steps"),
-        ({"sampler_relative_error": 1e-9}, "sampler_relative_error"),
+        ({"sampler_relative_error": 1e-6}, "sampler_relative_error"),
         ({"sampler_relative_error": -1.0}, "sampler_relative_error"),
         ({"sensitivity_steps": 0.0}, "sensitivity_steps"),
         ({"smoothing_steps": math.inf}, "smoothing_steps"),
