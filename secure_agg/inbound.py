@@ -80,14 +80,17 @@ def _open(
         )
     except MalformedMessage as error:
         raise MalformedMessage(error.detail, culprits=(culprit,), phase=exchange.phase) from error
-    for found, wanted in (
-        (Kind(frame.kind).name, expected.name),
-        (f"round {frame.round_digest.hex()[:16]}", f"round {params.digest.hex()[:16]}"),
-        (f"party {frame.party}", f"party {party}"),
+    for what, found, wanted in (
+        ("message", Kind(frame.kind).name, expected.name),
+        ("round", frame.round_digest.hex(), params.digest.hex()),
+        ("party", str(frame.party), str(party)),
     ):
         if found != wanted:
             raise UnexpectedMessage(
-                found=found, expected=wanted, culprits=(culprit,), phase=exchange.phase
+                found=f"{what} {found}",
+                expected=f"{what} {wanted}",
+                culprits=(culprit,),
+                phase=exchange.phase,
             )
     if len(data) > frame_limit_bytes(params, expected):
         raise MalformedMessage(

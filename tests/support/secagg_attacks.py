@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from secure_agg import SERVER, ClientId, Phase, SessionFailed
@@ -19,7 +20,7 @@ from secure_agg.codec import (
 from secure_agg.messages import BODY_TYPES, Body
 from secure_agg.params import ProtocolParams
 from secure_agg.phases import EXCHANGES, Kind
-from tests.support.secagg_rounds import Cohort, Round
+from tests.support.secagg_rounds import PHASES, Cohort, Round
 
 
 def frame_of(data: bytes) -> Frame:
@@ -64,6 +65,7 @@ def tamper_reply(round_: Round, phase: Phase, client: int, **fields: Any) -> byt
 
 
 VICTIM = ClientId(0)
+LIAR = ClientId(0)
 
 
 def refused(round_, phase, data, error, *, culprits=(SERVER,)):
@@ -79,3 +81,27 @@ def refused(round_, phase, data, error, *, culprits=(SERVER,)):
     with pytest.raises(SessionFailed):
         victim.handle(data, vector=vector)
     return caught.value
+
+
+def server_refuses(round_, data, error, *, sender=LIAR):
+    """The server refuses `data` from `sender`, names it, and still waits for it."""
+    phase = round_.server.phase
+    before = repr(round_.server), round_.server.outstanding
+    with pytest.raises(error) as caught:
+        round_.server.receive(sender, data)
+    assert caught.value.culprits == (sender,)
+    assert caught.value.phase is phase
+    assert (repr(round_.server), round_.server.outstanding) == before
+
+
+def finishes_without_the_liar(round_, *, in_sum=False):
+    """Play the round to its end with the liar silent; the sum is exact."""
+    phase = round_.server.phase
+    for later in PHASES[PHASES.index(phase) :]:
+        round_.gone.add(LIAR)
+        round_.collect(later)
+        round_.close()
+    result = round_.server.result
+    assert (LIAR in result.survivors) is in_sum
+    np.testing.assert_array_equal(result.total, round_.expected_sum(result.survivors))
+    assert LIAR in result.dropped[phase]
