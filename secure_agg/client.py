@@ -48,7 +48,7 @@ from secure_agg.sampling import sample_indices
 from secure_agg.seal import SharePair, seal, unseal
 from secure_agg.shamir import SECRET_BYTES, split
 from secure_agg.types import SERVER, ClientId, Entropy, Phase, RingVector
-from secure_agg.views import survivor_statement
+from secure_agg.views import sharing_digest, survivor_statement
 
 
 def advertise_keys(state: Ready, entropy: Entropy) -> tuple[AwaitingRoster, bytes]:
@@ -160,9 +160,12 @@ def mask_input(
     add = [self_mask_seed(secrets.self_mask_secret, params.digest, mine)]
     add += [seed for peer, seed in seeds.items() if mine < peer]
     subtract = [seed for peer, seed in seeds.items() if mine > peer]
-    reply = ReplyBuffer(params.digest, Kind.MASKED_INPUT, mine, params.vector_bytes)
-    _write_masked(reply, vector, add, subtract, threads)
-    return AwaitingSurvivors(member, view, sharers, held), reply.finish(member.identity)
+    sharing = sharing_digest(params, view, sharers)
+    size = len(sharing) + params.vector_bytes
+    reply = ReplyBuffer(params.digest, Kind.MASKED_INPUT, mine, size)
+    reply.body[: len(sharing)] = sharing
+    _write_masked(reply.body[len(sharing) :], vector, add, subtract, threads)
+    return AwaitingSurvivors(member, sharers, sharing, held), reply.finish(member.identity)
 
 
 def confirm_survivors(
@@ -182,7 +185,7 @@ def confirm_survivors(
     require_neighbourhood(
         params, sum(owner in alive for owner in state.held), Phase.CONSISTENCY_CHECK
     )
-    statement = survivor_statement(params, state.view, state.sharers, survivors)
+    statement = survivor_statement(params, state.sharing, survivors)
     reply = member.sign(Kind.CONSISTENCY_CHECK, ConsistencyCheck(statement))
     return AwaitingSignatures(member, survivors, statement, state.held), reply
 
@@ -235,13 +238,13 @@ def reveal_shares(
 
 
 def _write_masked(
-    reply: ReplyBuffer,
+    target: memoryview,
     vector: RingVector,
     add: list[bytes],
     subtract: list[bytes],
     threads: int,
 ) -> None:
     """Mask inside the outgoing buffer; the array over it dies here, before the frame is signed."""
-    words = np.frombuffer(reply.body, dtype=vector.dtype.newbyteorder("<"))
+    words = np.frombuffer(target, dtype=vector.dtype.newbyteorder("<"))
     words[:] = vector
     apply_masks(words, add=add, subtract=subtract, threads=threads)

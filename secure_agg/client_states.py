@@ -88,8 +88,8 @@ class AwaitingSurvivors:
 
     stage: ClassVar = ClientStage.AWAITING_SURVIVORS
     member: Member
-    view: RosterView
     sharers: tuple[ClientId, ...]
+    sharing: bytes
     held: Mapping[ClientId, SharePair]
 
 

@@ -27,6 +27,7 @@ class Label(Enum):
     ADVERTISEMENT = b"advertisement"
     ROSTER = b"roster"
     GRAPH = b"graph"
+    SHARING = b"sharing"
     STATEMENT = b"survivor statement"
     FRAME = b"frame signature"
     SELF_MASK_COMMITMENT = b"self mask commitment"

@@ -142,4 +142,4 @@ BODY_TYPES: Final[dict[Kind, type[Body]]] = {
     Kind.UNMASK_REQUEST: UnmaskRequest,
     Kind.UNMASK: Unmask,
 }
-"""MASKED_INPUT is missing on purpose: its body is the raw little-endian vector."""
+"""MASKED_INPUT is missing on purpose: its body is the sharing digest and the raw vector."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from secure_agg.codec import encode_body
 from secure_agg.errors import InconsistentView, MalformedMessage, RoundAborted
+from secure_agg.kdf import DIGEST_BYTES
 from secure_agg.keys import is_degenerate
 from secure_agg.messages import (
     Advertisement,
@@ -43,6 +44,7 @@ from secure_agg.views import (
     RosterView,
     advertisement_digest,
     roster_view,
+    sharing_digest,
     survivor_statement,
     to_bitmap,
 )
@@ -150,7 +152,9 @@ def close_shares(
         for holder in sharers
     }
     total = np.zeros(params.vector_length, dtype=params.dtype)
-    return CollectingInputs(params, state.view, state.keys, tuple(sharers), total), requests
+    sharing = sharing_digest(params, state.view, sharers)
+    next_state = CollectingInputs(params, state.view, state.keys, tuple(sharers), sharing, total)
+    return next_state, requests
 
 
 def add_input(state: CollectingInputs, sender: ClientId, body: memoryview) -> None:
@@ -158,14 +162,22 @@ def add_input(state: CollectingInputs, sender: ClientId, body: memoryview) -> No
 
     Raises:
         MalformedMessage: wrong length; nothing was added.
+        InconsistentView: masked for another set of clients; nothing was added.
     """
-    if len(body) != state.params.vector_bytes:
+    sharing, vector = body[:DIGEST_BYTES], body[DIGEST_BYTES:]
+    if len(vector) != state.params.vector_bytes:
         raise MalformedMessage(
-            f"a masked input of {len(body)} bytes, not {state.params.vector_bytes}",
+            f"a masked input of {len(vector)} bytes, not {state.params.vector_bytes}",
             culprits=(sender,),
             phase=Phase.MASKED_INPUT,
         )
-    words = np.frombuffer(body, dtype=state.total.dtype.newbyteorder("<"))
+    if sharing != state.sharing:
+        raise InconsistentView(
+            "the input is masked for other clients than those that shared keys",
+            culprits=(sender,),
+            phase=Phase.MASKED_INPUT,
+        )
+    words = np.frombuffer(vector, dtype=state.total.dtype.newbyteorder("<"))
     np.add(state.total, words, out=state.total)
 
 
@@ -179,7 +191,7 @@ def close_inputs(
         _require_holders(
             state.view, owner, set(survivors), params.share_threshold, Phase.MASKED_INPUT
         )
-    statement = survivor_statement(params, state.view, state.sharers, survivors)
+    statement = survivor_statement(params, state.sharing, survivors)
     message = Survivors(to_bitmap(params, survivors))
     next_state = CollectingSignatures(
         params, state.view, state.keys, state.sharers, survivors, statement, state.total

@@ -55,6 +55,7 @@ class CollectingInputs:
 
     Attributes:
         sharers: clients that shared their keys, ascending.
+        sharing: digest of roster and sharers, which every masked input must carry.
         total: running sum; the one buffer that changes while a phase is open, so that an input can
             be forgotten as soon as it is added.
     """
@@ -64,6 +65,7 @@ class CollectingInputs:
     view: RosterView
     keys: Mapping[ClientId, SignedKeys]
     sharers: tuple[ClientId, ...]
+    sharing: bytes
     total: RingVector = field(repr=False)
 
     @property

@@ -75,21 +75,21 @@ def roster_view(
     return RosterView(seen, participants, derive_graph(seen, participants, params.degree))
 
 
+def sharing_digest(params: ProtocolParams, view: RosterView, sharers: Iterable[ClientId]) -> bytes:
+    """Digest of the roster and of the clients that shared keys, 32 bytes.
+
+    It travels with every masked input: an input masked for another set would spoil the sum.
+    """
+    return digest(Label.SHARING, params.digest, view.digest, to_bitmap(params, sharers))
+
+
 def survivor_statement(
-    params: ProtocolParams,
-    view: RosterView,
-    sharers: Iterable[ClientId],
-    survivors: Iterable[ClientId],
+    params: ProtocolParams, sharing: bytes, survivors: Iterable[ClientId]
 ) -> bytes:
     """What the survivors sign before anyone reveals, 32 bytes.
 
-    It binds the roster, the clients that shared keys and the clients whose input is summed, so a
-    server cannot tell two honest clients different stories and have both confirmed.
+    It binds the roster, the clients that shared keys (both in `sharing`) and the clients whose
+    input is summed, so a server cannot tell two honest clients different stories and have both
+    confirmed.
     """
-    return digest(
-        Label.STATEMENT,
-        params.digest,
-        view.digest,
-        to_bitmap(params, sharers),
-        to_bitmap(params, survivors),
-    )
+    return digest(Label.STATEMENT, params.digest, sharing, to_bitmap(params, survivors))

@@ -110,7 +110,9 @@ def test_to_plant_a_bad_share_it_seals_bytes_that_are_none(cohort):
 @pytest.mark.parametrize("change", [-1, 1, 4])
 def test_to_shift_the_sum_it_sends_a_vector_of_another_length(cohort, change):
     round_ = Round(cohort).run(Phase.MASKED_INPUT)
-    data = from_client(cohort, Kind.MASKED_INPUT, LIAR, bytes(cohort.params.vector_bytes + change))
+    data = from_client(
+        cohort, Kind.MASKED_INPUT, LIAR, bytes(32 + cohort.params.vector_bytes + change)
+    )
     server_refuses(round_, data, MalformedMessage)
     finishes_without_the_liar(round_)
 
@@ -235,7 +237,12 @@ def test_to_hide_a_wrong_mask_it_commits_to_another_self_mask(cohort):
     round_.server.receive(LIAR, from_client(cohort, Kind.SHARE_KEYS, LIAR, message))
     round_.collect(Phase.SHARE_KEYS)
     round_.close()
-    vector = from_client(cohort, Kind.MASKED_INPUT, LIAR, bytes(cohort.params.vector_bytes))
+    vector = from_client(
+        cohort,
+        Kind.MASKED_INPUT,
+        LIAR,
+        round_.server._state.sharing + bytes(cohort.params.vector_bytes),
+    )
     round_.server.receive(LIAR, vector)
     for later in PHASES[2:]:
         round_.collect(later)

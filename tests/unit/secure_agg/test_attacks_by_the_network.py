@@ -20,6 +20,7 @@ from secure_agg import (
 )
 from secure_agg.codec import Frame, signed_bytes
 from secure_agg.phases import Kind
+from secure_agg.views import to_bitmap
 from tests.support.secagg_attacks import (
     LIAR,
     body_of,
@@ -29,6 +30,7 @@ from tests.support.secagg_attacks import (
     from_client,
     server_refuses,
     tamper_reply,
+    tamper_request,
 )
 from tests.support.secagg_rounds import PHASES, Round, make_cohort
 
@@ -151,7 +153,7 @@ def test_to_slip_in_late_it_sends_after_the_phase_is_closed(cohort, phase):
 
 def test_to_confuse_the_server_it_replies_although_it_left_before(cohort):
     round_ = Round(cohort, {Phase.SHARE_KEYS: [LIAR]}).run(Phase.MASKED_INPUT)
-    vector = bytes(cohort.params.vector_bytes)
+    vector = bytes(32 + cohort.params.vector_bytes)
     server_refuses(round_, from_client(cohort, Kind.MASKED_INPUT, LIAR, vector), UnexpectedMessage)
 
 
@@ -201,3 +203,20 @@ def test_to_reach_other_code_it_invents_a_message_kind(cohort):
     round_ = Round(cohort)
     data = round_.clients[LIAR].advertise()
     server_refuses(round_, b"\x96\x01\x0a" + data[3:], MalformedMessage)
+
+
+def test_to_spoil_the_sum_it_tells_one_client_that_a_neighbour_left(cohort):
+    """The client leaves out a mask that its neighbour puts in; its input must not be added."""
+    round_ = Round(cohort).run(Phase.MASKED_INPUT)
+    everyone = cohort.params.client_ids
+    boxes = body_of(round_.requests[Phase.MASKED_INPUT][LIAR]).boxes
+    data = tamper_request(
+        round_,
+        Phase.MASKED_INPUT,
+        LIAR,
+        sharers=to_bitmap(cohort.params, [c for c in everyone if c != 1]),
+        boxes=boxes[1:],
+    )
+    reply = round_.clients[LIAR].handle(data, vector=round_.vectors[LIAR])
+    server_refuses(round_, reply, InconsistentView)
+    finishes_without_the_liar(round_)
