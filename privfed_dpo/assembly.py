@@ -174,21 +174,20 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
     return make_plan(config, facts)
 
 
-def assemble(config: Config, *, keep_base: Path | None = None) -> Assembly:
+def assemble(config: Config, *, base_folder: Path | None = None) -> Assembly:
     """Build all parts; the plan comes first, so that a bad one costs no compute.
 
     Args:
         config: the configuration.
-        keep_base: where to save the embedded task's warmed-up base, which no hub has.
+        base_folder: where the embedded task's warmed-up base is kept, which no hub has: read if
+            it is there, written if not.
 
     Raises:
         DataError, ModelError, PlanRefused: what is wrong and what to do; nothing was spent.
     """
     inputs = load_inputs(config)
     plan = plan_only(config, inputs)
-    loaded = _load_base(config, inputs.task)
-    if keep_base is not None and config.model.base == TINY_LLAMA:
-        loaded.save(keep_base)
+    loaded = _load_base(config, inputs.task, base_folder)
     plan = replace(plan, facts=replace(plan.facts, model_fingerprint=loaded.fingerprint))
     adapter = Adapter.attach(loaded, _adapter_spec(config))
     limit = position_limit(loaded.model)
@@ -236,10 +235,12 @@ def cache_folder(config: Config) -> Path:
     return Path(home) / "privfed-dpo"
 
 
-def _load_base(config: Config, task: SyntheticTask | None) -> LoadedModel:
+def _load_base(config: Config, task: SyntheticTask | None, base_folder: Path | None) -> LoadedModel:
     spec = _model_spec(config)
     if task is None or spec.base != TINY_LLAMA:
         return load_model(spec)
+    if base_folder is not None and (base_folder / "config.json").is_file():
+        return load_model(replace(spec, base=str(base_folder)))
     loaded = load_model(spec, vocabulary=task.vocabulary)
     texts = [loaded.tokenizer(text)["input_ids"] for text in task.warmup_texts]
     end = loaded.tokenizer.eos_token_id
@@ -252,6 +253,8 @@ def _load_base(config: Config, task: SyntheticTask | None) -> LoadedModel:
         seed=config.run.seed,
         cache_dir=cache_folder(config) / "warmup",
     )
+    if base_folder is not None:
+        loaded.save(base_folder)
     return loaded
 
 

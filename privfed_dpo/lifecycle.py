@@ -54,6 +54,9 @@ from privfed_dpo.report.page import write_report
 from privfed_dpo.wire.carrier import Carrier
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 
+BASE_FOLDER = "base"
+"""The embedded task's own base model; a real base is named by the config and stays where it is."""
+
 _CHECKED_PAIRS = 4
 
 
@@ -83,7 +86,7 @@ def train(
         PrivFedError: see its subclasses. A ledger that exists is complete whatever happens.
     """
     folder = _new_folder(config)
-    assembly = assemble(config, keep_base=folder / "base")
+    assembly = assemble(config, base_folder=folder / BASE_FOLDER)
     run_id = entropy(16)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / CONFIG_FILE, dump_config(config))
@@ -126,7 +129,7 @@ def resume(
             "the run folder", expected=str(folder / LEDGER_FILE), found="no such file"
         )
     config = load_config(folder / CONFIG_FILE)
-    assembly = assemble(config)
+    assembly = assemble(config, base_folder=folder / BASE_FOLDER)
     checkpoint = load_checkpoint(
         folder / CHECKPOINT_FOLDER,
         plan_hash=assembly.plan.plan_hash,

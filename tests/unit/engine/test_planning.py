@@ -1,0 +1,137 @@
+import math
+
+import pytest
+
+from accounting import Adversary, Mode, calibrate_noise_multiplier
+from privfed_dpo.config import parse_config
+from privfed_dpo.engine.plan import PublicFacts
+from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.errors import PlanRefused
+
+BASE = """
+data: {clients: 20}
+privacy:
+  noise_multiplier: 1.0
+  delta: 1.0e-5
+  sample_rate: 0.05
+  max_grad_norm: 0.1
+  dropout_tolerance: 5
+  colluders: 2
+federation: {rounds: 200}
+"""
+
+
+def facts(clients=20, pairs=100, dimension=1000):
+    return PublicFacts(
+        client_names=tuple(f"c{i:03}" for i in range(clients)),
+        client_pairs=(pairs,) * clients,
+        dimension=dimension,
+        model_fingerprint="f",
+        model_bytes=4,
+    )
+
+
+def plan_of(*overrides, **changes):
+    """The base plan with overrides; `changes` are the public facts the data turned out to have."""
+    found = facts(**changes)
+    clients = f"data.clients={len(found.client_names)}"
+    return make_plan(parse_config(BASE, [clients, *overrides]), found)
+
+
+def test_the_published_example_is_reproduced():
+    """n=20, D=5, K=2, z=1, q=.05, T=200: 4.7659 with colluders, 4.1436 without."""
+    plan = plan_of()
+    assert plan.epsilons[Adversary.COALITION].pld == pytest.approx(4.7659, rel=1e-3)
+    assert plan.epsilons[Adversary.SERVER].pld == pytest.approx(4.1436, rel=1e-3)
+    assert plan.epsilons[Adversary.OUTSIDE] == plan.epsilons[Adversary.SERVER]
+    assert plan.epsilons[Adversary.NO_SECAGG].pld > 50
+    assert plan.threshold == 15
+
+
+def test_every_part_is_made_from_the_same_numbers():
+    plan = plan_of()
+    clipper, noise, grid = plan.clipper(), plan.share_noise(), plan.grid()
+    assert plan.sampler().sample_rate == plan.schedule.sample_rate == 0.05
+    assert plan.noise.sensitivity_steps == clipper.sensitivity_steps
+    assert grid.steps_per_unit == clipper.sensitivity_steps / 0.1
+    # 13 honest shares of the guaranteed sum carry z * sensitivity, and the smoothing beside it.
+    honest = 13 * noise.stddev_steps**2
+    assert math.sqrt(honest - 9) / clipper.sensitivity_steps == pytest.approx(1.0, rel=1e-12)
+    params = plan.protocol_params(b"r" * 16, {n: bytes([n]) * 32 for n in range(20)})
+    assert (params.threshold, params.colluders) == (15, 2)
+    assert params.modulus_bits == grid.bits
+    assert params.vector_length == 1000
+
+
+def test_calibration_meets_the_target_and_not_much_more():
+    plan = plan_of("privacy.noise_multiplier=null", "privacy.target_epsilon=3")
+    spent = plan.epsilons[Adversary.COALITION].pld
+    assert 2.99 < spent <= 3
+    wasteful = calibrate_noise_multiplier(
+        lambda z: plan_of(f"privacy.noise_multiplier={z}").schedule.view(Adversary.COALITION),
+        plan.budget,
+    )
+    assert plan.noise.noise_multiplier == pytest.approx(wasteful.noise_multiplier, rel=2e-3)
+
+
+def test_cohorts_cap_participation_and_save_budget():
+    everyone = plan_of(clients=80)
+    part = plan_of("federation.cohort=20", clients=80)
+    assert (everyone.participations, part.participations) == (200, 50)
+    assert part.epsilons[Adversary.COALITION].pld < everyone.epsilons[Adversary.COALITION].pld
+
+
+def test_local_mode_books_every_local_step_against_everybody():
+    plan = plan_of("privacy.mode=local", "federation.local_steps=2", "federation.rounds=100")
+    assert plan.mode is Mode.LOCAL
+    assert len(set(plan.epsilons.values())) == 1
+    # q=.05, z=1, 200 steps: the same as 200 rounds of one step; privacy.md gives 4.7659.
+    assert plan.epsilons[Adversary.SERVER].pld == pytest.approx(4.7659, rel=1e-3)
+    assert plan.ring.carries_updates
+    assert plan.vector_length == 1001
+
+
+def test_no_privacy_has_no_noise_and_no_bound():
+    plan = plan_of("privacy.mode=none")
+    assert plan.share_noise() is None
+    assert plan.epsilons[Adversary.OUTSIDE].pld == math.inf
+    assert plan.sums_gradients
+    free = plan_of("privacy.mode=none", "privacy.max_grad_norm=null")
+    assert free.clipper() is None
+    assert not free.sums_gradients
+
+
+@pytest.mark.parametrize(
+    ("change", "effect"),
+    [
+        ("privacy.noise_multiplier=1.1", {}),
+        ("privacy.sample_rate=0.06", {}),
+        ("dpo.beta=0.2", {}),
+        ("run.seed=1", {}),
+        ("federation.rounds=199", {}),
+        ("run.seed=0", {"pairs": 101}),
+        ("run.seed=0", {"dimension": 1001}),
+    ],
+)
+def test_the_hash_covers_every_number(change, effect):
+    assert plan_of(change, **effect).plan_hash != plan_of().plan_hash
+
+
+def test_the_hash_does_not_depend_on_how_the_run_is_shown():
+    assert plan_of("evaluation.every=7", "run.dir=x").plan_hash == plan_of().plan_hash
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "message"),
+    [
+        (["data.clients=20"], {"clients": 12}, "both be signed"),
+        (["privacy.dropout_tolerance=0", "privacy.colluders=0"], {"clients": 2}, "hides nobody"),
+        (["secure_agg.modulus_bits=32"], {"pairs": 2**30}, "does not fit"),
+        (["privacy.mode=local", "secure_agg.modulus_bits=32"], {}, "64 bits"),
+        (["secure_agg.modulus_bits=32", "privacy.noise_multiplier=0.3"], {"pairs": 2**22},
+         "finer grid"),
+    ],
+)  # fmt: skip
+def test_plans_that_cannot_keep_their_promise_are_refused(overrides, changes, message):
+    with pytest.raises(PlanRefused, match=message):
+        plan_of(*overrides, **changes)
