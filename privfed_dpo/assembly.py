@@ -204,8 +204,8 @@ def assemble(config: Config, *, base_folder: Path | None = None) -> Assembly:
         adapter,
         fingerprint=loaded.fingerprint,
         cache_dir=cache_folder(config) / "reference",
-        form=gradients.scorer.form,
         micro_batch_pairs=config.dpo.micro_batch_pairs,
+        scorer=gradients.scorer,
     )
     shards = _tokenized_shards(inputs, loaded, max_length)
     scored = reference([pair for shard in shards for pair in shard])

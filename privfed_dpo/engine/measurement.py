@@ -101,7 +101,7 @@ class HeldOutMeasure:
             loss=loss.kind,
             label_smoothing=loss.label_smoothing,
             micro_batch_pairs=self._gradients.micro_batch_pairs,
-            form=self._gradients.scorer.form,
+            scorer=self._gradients.scorer,
         )
         return margins, {
             "loss": metrics.loss,
