@@ -12,6 +12,13 @@ from accounting.adversaries import (
     decode_schedule,
     encode_schedule,
 )
+from accounting.audit import (
+    AuditBound,
+    gaussian_fit_bound,
+    one_run_bound,
+    one_run_gaussian_bound,
+    rates_bound,
+)
 from accounting.calibrate import Certificate, calibrate_noise_multiplier
 from accounting.closed_form import gaussian_epsilon, participation_epsilon
 from accounting.errors import (
@@ -36,6 +43,7 @@ from accounting.events import (
 from accounting.ledger import Ledger, SpendReceipt
 from accounting.ledger_format import LedgerHeader
 from accounting.ledger_verdict import LedgerRecord, LedgerVerdict, read_ledger, verify_ledger
+from accounting.membership import MembershipReport, lane_scores, membership_report
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
@@ -47,6 +55,7 @@ __all__ = [
     "AccountingError",
     "Adjacency",
     "Adversary",
+    "AuditBound",
     "Budget",
     "BudgetExceeded",
     "CalibrationFailed",
@@ -63,6 +72,7 @@ __all__ = [
     "LedgerMisuse",
     "LedgerRecord",
     "LedgerVerdict",
+    "MembershipReport",
     "Mode",
     "NoiseShares",
     "PoissonGaussianRelease",
@@ -83,9 +93,15 @@ __all__ = [
     "encode_schedule",
     "epsilon_pair",
     "gaussian_epsilon",
+    "gaussian_fit_bound",
     "guarantee",
+    "lane_scores",
+    "membership_report",
+    "one_run_bound",
+    "one_run_gaussian_bound",
     "participation_epsilon",
     "pld_epsilon",
+    "rates_bound",
     "rdp_epsilon",
     "read_ledger",
     "verify_ledger",
