@@ -22,6 +22,7 @@ from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
+from privfed_dpo.engine.lanes import LaneCoins
 from privfed_dpo.engine.measurement import HeldOutMeasure, HeldOutPairs, choose_held_out
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
@@ -78,9 +79,15 @@ class Assembly:
     data_fingerprint: str
 
     def clients(
-        self, run_id: bytes, entropy: Entropy
+        self, run_id: bytes, entropy: Entropy, coins: LaneCoins | None = None
     ) -> tuple[dict[int, FederatedClient], dict[int, bytes]]:
-        """Make every client with fresh keys; returns clients and roster, by number."""
+        """Make every client with fresh keys; returns clients and roster, by number.
+
+        Args:
+            run_id: 16 bytes that name the run.
+            entropy: source of all their secrets.
+            coins: the auditor's canaries; each client learns only those it hosts.
+        """
         identities = {n: IdentityKey.generate(entropy) for n in range(len(self.shards))}
         roster = {number: identity.public for number, identity in identities.items()}
         clients = {
@@ -91,6 +98,7 @@ class Assembly:
                     shard=shard,
                     source=self.source,
                     issuer=StreamIssuer(entropy),
+                    lanes=coins.of_client(number) if coins else (),
                 ),
                 run_id=run_id,
                 identity=identities[number],

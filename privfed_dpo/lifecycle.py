@@ -33,10 +33,11 @@ from privfed_dpo.engine.events import (
     RunFinished,
 )
 from privfed_dpo.engine.federated import FederatedTraining, TrainingResult, TrainingScript
+from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
-from privfed_dpo.mechanism.keystream import Entropy
+from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.saved_adapter import verify_saved_adapter
 from privfed_dpo.observe.environment import environment_facts
 from privfed_dpo.observe.recorder import RunRecorder
@@ -56,6 +57,8 @@ from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 
 BASE_FOLDER = "base"
 """The embedded task's own base model; a real base is named by the config and stays where it is."""
+
+LANES_FILE = "audit_lanes.npz"
 
 _CHECKED_PAIRS = 4
 
@@ -100,6 +103,7 @@ def train(
         plan_hash=assembly.plan.plan_hash,
         data_fingerprint=assembly.data_fingerprint,
         seconds=0.0,
+        lanes=_toss_coins(assembly.plan, entropy),
     )
     run = _Run(assembly, folder, ledger, run_id, (RunRecorder(folder), *observers), entropy)
     return run.play(run.begin(checkpoint))
@@ -186,7 +190,8 @@ class _Run:
 
     def play(self, checkpoint: Checkpoint) -> Path:
         """Train, then write what the run leaves behind."""
-        clients, roster = self.assembly.clients(self.run_id, self.entropy)
+        coins = checkpoint.lanes.coins if checkpoint.lanes else None
+        clients, roster = self.assembly.clients(self.run_id, self.entropy, coins)
         rate = self.assembly.config.secure_agg.dropout_rate
         dropouts = Dropouts(rate, self.assembly.config.run.seed) if rate else None
         carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
@@ -234,6 +239,8 @@ class _Run:
         assembly.adapter.write(weights)
         target = self.folder / ADAPTER_FOLDER
         assembly.adapter.save(target)
+        if checkpoint.lanes is not None:
+            np.savez(self.folder / LANES_FILE, allow_pickle=False, **checkpoint.lanes.arrays())
         pairs = assembly.held_out.pairs if assembly.held_out else assembly.shards[0].pairs
         verify_saved_adapter(target, assembly.adapter, pairs[:_CHECKED_PAIRS])
         adapter_sha256 = file_sha256(target / "adapter_model.safetensors")
@@ -322,6 +329,14 @@ def _latest(measured: Sequence[MetricsRow], rows: Sequence[MetricsRow]) -> Metri
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
+
+
+def _toss_coins(plan: RunPlan, entropy: Entropy) -> LaneRecord | None:
+    """Decide which audit canaries are in; the auditor's secret until the run is over."""
+    if not plan.audit_lanes:
+        return None
+    stream = StreamIssuer(entropy).issue("audit/coins")
+    return LaneRecord.start(LaneCoins.toss(plan.audit_lanes, len(plan.facts.client_names), stream))
 
 
 def _header(assembly: Assembly, run_id: bytes, folder: Path) -> LedgerHeader:

@@ -52,6 +52,11 @@ def _federation(config: Config) -> list[str]:
                 f"much for {members} clients: two different survivor sets could both be signed; "
                 "2 * (cohort - dropout_tolerance) must exceed cohort + colluders"
             )
+    if config.evaluation.audit_lanes and config.privacy.mode != "distributed":
+        problems.append(
+            f"evaluation.audit_lanes audits the summed noise of privacy.mode=distributed, not "
+            f"{config.privacy.mode}"
+        )
     return problems
 
 

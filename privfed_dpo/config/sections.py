@@ -221,6 +221,11 @@ class EvaluationConfig(_Section):
         description="held-out pairs used for gradient norm, heterogeneity and clip fraction "
         "[pairs]",
     )
+    audit_lanes: NonNegativeInt = Field(
+        0,
+        description="dummy coordinates with canaries that audit the noise of distributed mode at "
+        "no cost in utility; 0 is off [coordinates]",
+    )
 
 
 class Config(_Section):

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed_dpo.engine.events import MetricsRow
+from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.engine.server_update import ServerState
 from privfed_dpo.errors import ResumeMismatch
 
 _STATE_FILE = "state.npz"
+_LANES = "lanes_"
 _SCHEMA = 1
 
 
@@ -35,6 +37,7 @@ class Checkpoint:
         plan_hash: hex hash of the plan the run was started with.
         data_fingerprint: hash over all clients' pairs and the held-out pairs.
         seconds: wall-clock time spent so far.
+        lanes: what the audit lanes showed so far; None if there are none.
     """
 
     round: int
@@ -43,6 +46,7 @@ class Checkpoint:
     plan_hash: str
     data_fingerprint: str
     seconds: float
+    lanes: LaneRecord | None = None
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +72,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     )
     buffer = io.BytesIO()
     arrays: dict[str, npt.NDArray[np.generic]] = dict(checkpoint.state.arrays())
+    if checkpoint.lanes is not None:
+        lanes = checkpoint.lanes.arrays()
+        arrays |= {f"{_LANES}{name}": array for name, array in lanes.items()}
     arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
     np.savez(buffer, allow_pickle=False, **arrays)
     body = buffer.getvalue()
@@ -90,6 +97,11 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
         raise ResumeMismatch("the plan", expected=header.plan_hash, found=plan_hash)
     if header.data_fingerprint != data_fingerprint:
         raise ResumeMismatch("the data", expected=header.data_fingerprint, found=data_fingerprint)
+    lanes = {
+        name.removeprefix(_LANES): array
+        for name, array in arrays.items()
+        if name.startswith(_LANES)
+    }
     return Checkpoint(
         round=header.round,
         state=ServerState(
@@ -102,6 +114,7 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
         plan_hash=plan_hash,
         data_fingerprint=data_fingerprint,
         seconds=header.seconds,
+        lanes=LaneRecord.from_arrays(lanes) if lanes else None,
     )
 
 

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 
 from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.engine.lanes import lane_sum
 from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.mechanism.clip import PairClipper
 from privfed_dpo.mechanism.keystream import StreamIssuer
 
 Steps = npt.NDArray[np.int64]
@@ -53,6 +55,7 @@ class Contributor:
         shard: its data.
         source: the model.
         issuer: its secret randomness; every round and step has streams of its own.
+        lanes: audit canaries this client hosts and includes.
     """
 
     plan: RunPlan
@@ -60,6 +63,7 @@ class Contributor:
     shard: PrivateShard
     source: GradientSource
     issuer: StreamIssuer
+    lanes: tuple[int, ...] = ()
 
     def contribute(self, round_number: int, weights: npt.NDArray[np.float32]) -> Steps:
         """Return the signed integer vector this client puts into the secure sum.
@@ -90,10 +94,22 @@ class Contributor:
         total = clipper.empty(self.plan.facts.dimension)
         for rows in self._sampled_gradients(label):
             total = total.plus(clipper.clip(rows))
+        steps = total.total
+        if self.plan.audit_lanes:
+            steps = np.append(steps, self._lane_sum(clipper, label))
         noise = self.plan.share_noise()
         if noise is None:
-            return total.total
-        return total.total + noise.draw(total.total.size, self.issuer.issue(f"{label}/noise"))
+            return steps
+        return steps + noise.draw(steps.size, self.issuer.issue(f"{label}/noise"))
+
+    def _lane_sum(self, clipper: PairClipper, label: str) -> Steps:
+        return lane_sum(
+            self.lanes,
+            self.plan.audit_lanes,
+            clipper=clipper,
+            sampler=self.plan.sampler(),
+            stream=self.issuer.issue(f"{label}/lanes"),
+        )
 
     def _sampled_gradients(self, label: str) -> Iterator[torch.Tensor]:
         stream = self.issuer.issue(f"{label}/sample")

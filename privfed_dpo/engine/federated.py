@@ -18,6 +18,7 @@ from accounting import Ledger, Mode
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.cohort import choose_cohort
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
+from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.rounds import Exchange, RoundCoordinator, RoundResult
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
@@ -128,6 +129,7 @@ class FederatedTraining:
                 round=number,
                 state=state,
                 rows=(*checkpoint.rows, row),
+                lanes=self._lanes(checkpoint, number, result),
                 seconds=checkpoint.seconds + (row.seconds or 0.0),
             )
             self.save(checkpoint)
@@ -160,10 +162,19 @@ class FederatedTraining:
 
     def _descent(self, result: RoundResult) -> npt.NDArray[np.float64]:
         """The direction to step against: a mean gradient, or minus the mean client update."""
-        units = self._units(result)
+        units = self._units(result)[: self.plan.facts.dimension]
         if self.plan.sums_gradients:
             return units / self.plan.expected_batch_pairs
-        return -units[: self.plan.facts.dimension] / len(result.survivors)
+        return -units / len(result.survivors)
+
+    def _lanes(self, checkpoint: Checkpoint, number: int, result: RoundResult) -> LaneRecord | None:
+        """Keep the opened lanes, in units of max_grad_norm, for the audit."""
+        if checkpoint.lanes is None or result.total is None:
+            return checkpoint.lanes
+        steps = self.plan.grid().from_ring(result.total)[self.plan.facts.dimension :]
+        clipper = self.plan.clipper()
+        scale = clipper.sensitivity_steps if clipper else 1
+        return checkpoint.lanes.with_round(number, len(result.survivors), steps / scale)
 
     def _units(self, result: RoundResult) -> npt.NDArray[np.float64]:
         if result.total is None:

@@ -77,6 +77,7 @@ class RunPlan:
         dropout_tolerance: drop-outs of a round that cost no privacy.
         colluders: clients assumed to help the server.
         secure_aggregation: whether the server sees only sums.
+        audit_lanes: dummy coordinates behind the adapter's, for the audit.
         objective: public settings of loss and optimizers, part of the plan's hash.
         micro_batch_pairs: pair gradients held in memory at once; it changes no result.
         epsilons: certified cost of the whole run, for each adversary.
@@ -95,6 +96,7 @@ class RunPlan:
     dropout_tolerance: int
     colluders: int
     secure_aggregation: bool
+    audit_lanes: int
     objective: Mapping[str, object]
     micro_batch_pairs: int
     epsilons: Mapping[Adversary, EpsilonPair]
@@ -128,8 +130,8 @@ class RunPlan:
 
     @property
     def vector_length(self) -> int:
-        """Coordinates of the secure sum: the adapter, and for updates one drift entry."""
-        return self.facts.dimension + (1 if self.ring.carries_updates else 0)
+        """Coordinates of the secure sum: adapter and lanes, or adapter and one drift entry."""
+        return self.facts.dimension + (1 if self.ring.carries_updates else self.audit_lanes)
 
     @property
     def update_limit(self) -> float:
@@ -240,6 +242,7 @@ class RunPlan:
             "gradient_bytes": self.micro_batch_pairs * self.facts.dimension * GRADIENT_BYTES,
             "model_fingerprint": self.facts.model_fingerprint,
             "model_bytes": self.facts.model_bytes,
+            "audit_lanes": self.audit_lanes,
             "objective": dict(self.objective),
             "schedule": encode_schedule(self.schedule),
         }

@@ -24,6 +24,9 @@ from privfed_dpo.engine.sizing import RingSizing, size_gradient_sums, size_updat
 from privfed_dpo.errors import PlanRefused
 from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
 
+_NUDGE = 1e-5
+"""Relative step by which noise grows where the discrete mechanism's slack tips over the target."""
+
 
 def make_plan(config: Config, facts: PublicFacts) -> RunPlan:
     """Build the plan of a run.
@@ -90,6 +93,7 @@ class _Planner:
             dropout_tolerance=config.privacy.dropout_tolerance,
             colluders=config.privacy.colluders,
             secure_aggregation=config.secure_agg.enabled,
+            audit_lanes=config.evaluation.audit_lanes,
             objective=self._objective(),
             micro_batch_pairs=config.dpo.micro_batch_pairs,
             epsilons=epsilons,
@@ -129,8 +133,11 @@ class _Planner:
         budget = Budget(privacy.target_epsilon or math.inf, self.delta)
         slack = self._with_noise(1.0)[0].slack
         model_budget = Budget(budget.epsilon - slack.epsilon, self.delta / slack.delta_factor)
-        certificate = calibrate_noise_multiplier(self._events_at(), model_budget)
-        schedule, ring = self._with_noise(certificate.noise_multiplier)
+        noise = calibrate_noise_multiplier(self._events_at(), model_budget).noise_multiplier
+        schedule, ring = self._with_noise(noise)
+        while schedule.epsilon(schedule.headline, self.delta).pld > budget.epsilon:
+            noise *= 1.0 + _NUDGE
+            schedule, ring = self._with_noise(noise)
         return schedule, ring, budget
 
     def _events_at(self) -> Callable[[float], tuple[Repeated, ...]]:
@@ -151,7 +158,7 @@ class _Planner:
             cohort=self.cohort if shared else 1,
             dropout_tolerance=self.config.privacy.dropout_tolerance if shared else 0,
             colluders=self.config.privacy.colluders if shared else 0,
-            dimension=self.facts.dimension,
+            dimension=self.facts.dimension + self.config.evaluation.audit_lanes,
             releases=self.participations * self.local_steps,
             sampler_relative_error=SAMPLER_RELATIVE_ERROR,
         )

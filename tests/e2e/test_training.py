@@ -13,6 +13,7 @@ from privfed_dpo.assembly import assemble
 from privfed_dpo.dpo.evaluate import evaluate_preferences
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.events import PhaseClosed, RoundFinished, RunFinished
+from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.errors import ConfigError, PlanRefused, RunAborted
 from privfed_dpo.lifecycle import plan, train
 from privfed_dpo.model.adapters import Adapter
@@ -204,6 +205,27 @@ def test_drop_outs_at_every_step_leave_a_correct_run(tmp_path):
     assert all(row["survivors"] >= 6 for row in rows if row["status"] == "released")
     assert all(row["survivors"] == 0 for row in rows if row["status"] == "aborted")
     assert verify_run(folder).ok
+
+
+def test_audit_lanes_show_included_canaries_and_the_planned_noise(tmp_path):
+    config = tiny_config(
+        tmp_path / "run", "evaluation.audit_lanes=900", "evaluation.gradient_pairs=0"
+    )
+    folder = train(config, entropy=counted_entropy("lanes"))
+    plain = assemble(tiny_config(tmp_path / "other"))
+    lanes = LaneRecord.from_arrays(np.load(folder / "audit_lanes.npz"))
+    assert lanes.opened.shape == (3, 900)
+    included, left_out = (
+        lanes.opened[:, lanes.coins.included],
+        lanes.opened[:, ~lanes.coins.included],
+    )
+    plan_facts = summary_of(folder)["plan"]
+    sigma = plan_facts["share_noise_multiplier"] * np.sqrt(6)
+    # 1,350 lane values on either side: five standard errors of a mean, of a variance.
+    assert abs(included.mean() - 0.3) < 5 * np.hypot(sigma, 0.46) / np.sqrt(included.size)
+    assert abs(left_out.mean()) < 5 * sigma / np.sqrt(left_out.size)
+    assert abs(left_out.var() / sigma**2 - 1) < 5 * np.sqrt(2 / left_out.size)
+    assert plan_facts["dimension"] == plain.plan.facts.dimension, "lanes are not trained"
 
 
 def test_too_many_drop_outs_end_the_run_with_its_ledger(tmp_path):
