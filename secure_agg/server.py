@@ -129,11 +129,14 @@ def admit_shares(state: CollectingShares, sender: ClientId, message: ShareKeys) 
 def close_shares(
     state: CollectingShares, admitted: Mapping[ClientId, ShareKeys]
 ) -> tuple[CollectingInputs, Requests]:
-    """Leave out who did not share, and deliver the boxes among the others."""
+    """Leave out who did not share, and deliver the boxes among the others.
+
+    Aborts if one of them has too few of them around it to restore its secrets later.
+    """
     params, graph = state.params, state.view.graph
     _require(state.awaited, admitted, params.quorum, Phase.SHARE_KEYS)
-    sharers = _connected_enough(state, admitted)
-    _require(state.awaited, sharers, params.quorum, Phase.SHARE_KEYS)
+    sharers = tuple(sorted(admitted))
+    _require_holders(state.view, sharers, sharers, params.share_threshold, Phase.SHARE_KEYS)
     bitmap = to_bitmap(params, sharers)
     sealed = {
         (owner, ClientId(box.client)): box.sealed
@@ -146,14 +149,14 @@ def close_shares(
             tuple(
                 Box(owner, sealed[owner, holder])
                 for owner in graph.neighbours(holder)
-                if owner in sharers
+                if owner in admitted
             ),
         )
         for holder in sharers
     }
     total = np.zeros(params.vector_length, dtype=params.dtype)
     sharing = sharing_digest(params, state.view, sharers)
-    next_state = CollectingInputs(params, state.view, state.keys, tuple(sharers), sharing, total)
+    next_state = CollectingInputs(params, state.view, state.keys, sharers, sharing, total)
     return next_state, requests
 
 
@@ -187,10 +190,9 @@ def close_inputs(
     """Announce whose input is in the sum, once everybody's masks can still be removed."""
     params, survivors = state.params, tuple(sorted(admitted))
     _require(state.awaited, survivors, params.quorum, Phase.MASKED_INPUT)
-    for owner in state.sharers:
-        _require_holders(
-            state.view, owner, set(survivors), params.share_threshold, Phase.MASKED_INPUT
-        )
+    _require_holders(
+        state.view, state.sharers, survivors, params.share_threshold, Phase.MASKED_INPUT
+    )
     statement = survivor_statement(params, state.sharing, survivors)
     message = Survivors(to_bitmap(params, survivors))
     next_state = CollectingSignatures(
@@ -222,10 +224,9 @@ def close_confirmations(
     """Show every signer all signatures."""
     params, signers = state.params, tuple(sorted(admitted))
     _require(state.awaited, signers, params.quorum, Phase.CONSISTENCY_CHECK)
-    for owner in state.sharers:
-        _require_holders(
-            state.view, owner, set(signers), params.share_threshold, Phase.CONSISTENCY_CHECK
-        )
+    _require_holders(
+        state.view, state.sharers, signers, params.share_threshold, Phase.CONSISTENCY_CHECK
+    )
     message = UnmaskRequest(tuple(Confirmation(client, admitted[client]) for client in signers))
     next_state = CollectingReveals(
         params, state.view, state.keys, state.sharers, state.survivors, signers, state.total
@@ -272,7 +273,7 @@ def close_reveals(
 
 def _require(
     awaited: tuple[ClientId, ...],
-    present: Mapping[ClientId, object] | tuple[ClientId, ...] | list[ClientId],
+    present: Mapping[ClientId, object] | tuple[ClientId, ...],
     needed: int,
     phase: Phase,
 ) -> None:
@@ -282,32 +283,26 @@ def _require(
 
 
 def _require_holders(
-    view: RosterView, owner: ClientId, present: set[ClientId], needed: int, phase: Phase
+    view: RosterView,
+    owners: tuple[ClientId, ...],
+    present: tuple[ClientId, ...],
+    needed: int,
+    phase: Phase,
 ) -> None:
-    holders = view.graph.holders(owner)
-    missing = tuple(holder for holder in holders if holder not in present)
-    if len(holders) - len(missing) < needed:
-        raise RoundAborted(
-            phase=phase,
-            needed=needed,
-            received=len(holders) - len(missing),
-            missing=missing,
-            detail=f"around client {owner}",
-        )
+    """Abort if some owner's secret could no longer be restored.
 
-
-def _connected_enough(
-    state: CollectingShares, admitted: Mapping[ClientId, ShareKeys]
-) -> list[ClientId]:
-    """Sharers with enough sharers around them; leaving one out can cost another its place."""
-    sharers = set(admitted)
-    while True:
-        lonely = {
-            client
-            for client in sharers
-            if sum(holder in sharers for holder in state.view.graph.holders(client))
-            < state.params.share_threshold
-        }
-        if not lonely:
-            return sorted(sharers)
-        sharers -= lonely
+    Leaving that owner out would help nobody: on the ring its neighbours have nearly the same
+    neighbours, and lack one more.
+    """
+    here = set(present)
+    for owner in owners:
+        holders = view.graph.holders(owner)
+        missing = tuple(holder for holder in holders if holder not in here)
+        if len(holders) - len(missing) < needed:
+            raise RoundAborted(
+                phase=phase,
+                needed=needed,
+                received=len(holders) - len(missing),
+                missing=missing,
+                detail=f"around client {owner}",
+            )

@@ -153,9 +153,6 @@ class ServerSession:
         except RoundAborted as error:
             self._dropped, self._state, self._admitted = dropped, error, {}
             raise
-        if not isinstance(next_state, Finished):
-            left = set(state.awaited) - set(next_state.awaited)
-            dropped = {**dropped, exchange.phase: tuple(sorted(left))}
         self._dropped, self._state, self._admitted = dropped, next_state, {}
         following = server_exchange(next_state.stage)
         if following is None or following.request is None:
