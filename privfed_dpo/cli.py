@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +17,7 @@ from rich.console import Console
 from accounting import AccountingError, BudgetExceeded
 from privfed_dpo.config import Config, load_config
 from privfed_dpo.config.reference import key_help
-from privfed_dpo.errors import PrivFedError
+from privfed_dpo.errors import ConfigError, PrivFedError
 from secure_agg import SecAggError
 
 app = typer.Typer(
@@ -24,8 +27,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What keeps libraries from writing into the progress display; whoever sets one has the say."""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
 _KEYS = "Keys, as section.key=value (default; meaning):\n\n" + "\n\n".join(
-    f"{name}={default}  {meaning}" for name, default, meaning in key_help()
+    _escaped(f"{name}={default}  {meaning}") for name, default, meaning in key_help()
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file, such as configs/quickstart.yaml")]
@@ -38,13 +55,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for 
 
 def main() -> None:
     """Run the command line; never shows a traceback for a mistake of the user."""
+    _quieten()
     sys.exit(_run(lambda: app(standalone_mode=False)))
 
 
-def _run(command: Callable[[], object]) -> int:  # noqa: PLR0911 - one exit per kind of end
+def _run(command: Callable[[], object]) -> int:  # noqa: C901, PLR0911 - one exit per kind of end
     stderr = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         outcome = command()
+    except ConfigError as error:
+        _complain(stderr, _listed(error.problems), error.advice)
+        return error.exit_code
     except PrivFedError as error:
         _complain(stderr, str(error), error.advice)
         return error.exit_code
@@ -60,12 +81,11 @@ def _run(command: Callable[[], object]) -> int:  # noqa: PLR0911 - one exit per 
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        stderr.print(
-            "Interrupted. What was spent is in the ledger; `privfed-dpo resume RUN` goes on."
-        )
+        stderr.print("Interrupted.")
         return 1
     except OSError as error:
-        _complain(stderr, f"{error.strerror}: {error.filename}", "Check the path and free space.")
+        what = str(error) if error.filename is None else f"{error.strerror}: {error.filename}"
+        _complain(stderr, what, "Check the path, its permissions and free space.")
         return 1
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of the parser
@@ -81,13 +101,50 @@ def _complain(stderr: Console, text: str, advice: str) -> None:
         stderr.print(f"[dim]{_escaped(advice)}[/]")
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+def _listed(problems: tuple[str, ...]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return "\n".join([f"{len(problems)} problems", *(f"  - {problem}" for problem in problems)])
+
+
+def _quieten() -> None:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings(
+        "ignore", message=r".*is_gradient_checkpointing", category=FutureWarning
+    )
 
 
 def _config(path: Path, overrides: list[str] | None, run_dir: Path | None = None) -> Config:
     extra = [] if run_dir is None else [f"run.dir={json.dumps(str(run_dir))}"]
-    return load_config(path, [*(overrides or []), *extra])
+    try:
+        return load_config(path, [*(overrides or []), *extra])
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            (f"the config {path} is not UTF-8 text",), advice="Give the path of a YAML file."
+        ) from error
+
+
+class _Interrupted(PrivFedError):
+    """Ctrl-C in the middle of a run."""
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say after Ctrl-C what became of the run and what to do next."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if (folder / "ledger.jsonl").is_file():
+            raise _Interrupted(
+                "interrupted; what was spent is in the ledger",
+                advice=f"Go on with: privfed-dpo resume {folder}",
+            ) from stop
+        left = f" Remove {folder} first." if folder.exists() else ""
+        raise _Interrupted(
+            "interrupted before training began; nothing was spent",
+            advice=f"Start again with the same command.{left}",
+        ) from stop
 
 
 @app.command()
@@ -116,20 +173,25 @@ def train(
     from privfed_dpo import lifecycle
     from privfed_dpo.observe.console import ProgressConsole
 
-    with ProgressConsole() as observer:
-        folder = lifecycle.train(resolved, observers=[observer])
+    folder = lifecycle.new_run_folder(resolved)
+    with _resumable(folder), ProgressConsole() as observer:
+        lifecycle.train(resolved, folder=folder, observers=[observer])
     typer.echo(f"run folder: {folder}")
 
 
 @app.command()
 def resume(run: RunFolder) -> None:
     """Go on with an interrupted run; nothing random is used twice, nothing spent is forgotten."""
+    if not (run / "ledger.jsonl").is_file():
+        raise ConfigError(
+            (f"there is no run to resume in {run}",), advice="Give a run folder written by train."
+        )
     from privfed_dpo import lifecycle
     from privfed_dpo.observe.console import ProgressConsole
 
-    with ProgressConsole() as observer:
-        folder = lifecycle.resume(run, observers=[observer])
-    typer.echo(f"run folder: {folder}")
+    with _resumable(run), ProgressConsole() as observer:
+        lifecycle.resume(run, observers=[observer])
+    typer.echo(f"run folder: {run}")
 
 
 @app.command()

@@ -6,17 +6,16 @@ any moment leaves a folder that `resume` and `verify` understand.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit, guarantee
+from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit
 from privfed_dpo.assembly import Assembly, assemble, load_inputs, plan_only
 from privfed_dpo.config import Config, dump_config, load_config
 from privfed_dpo.engine.checkpoint import (
@@ -26,7 +25,6 @@ from privfed_dpo.engine.checkpoint import (
 )
 from privfed_dpo.engine.events import (
     EngineEvent,
-    MetricsRow,
     Observer,
     PlanReady,
     RoundFinished,
@@ -40,6 +38,7 @@ from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.saved_adapter import verify_saved_adapter
 from privfed_dpo.observe.environment import environment_facts
+from privfed_dpo.observe.evidence import closing_facts, file_sha256
 from privfed_dpo.observe.recorder import RunRecorder
 from privfed_dpo.observe.run_folder import (
     ADAPTER_FOLDER,
@@ -47,10 +46,10 @@ from privfed_dpo.observe.run_folder import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     LEDGER_FILE,
-    METRICS_FILE,
     write_json_atomic,
     write_text_atomic,
 )
+from privfed_dpo.observe.run_summary import run_summary
 from privfed_dpo.report.page import write_report
 from privfed_dpo.wire.carrier import Carrier
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
@@ -73,12 +72,17 @@ def plan(config: Config) -> RunPlan:
 
 
 def train(
-    config: Config, *, observers: Sequence[Observer] = (), entropy: Entropy = secrets.token_bytes
+    config: Config,
+    *,
+    folder: Path | None = None,
+    observers: Sequence[Observer] = (),
+    entropy: Entropy = secrets.token_bytes,
 ) -> Path:
     """Train from the beginning, in a new run folder.
 
     Args:
         config: what to do.
+        folder: what `new_run_folder` returned; None calls it here.
         observers: told everything that happens, beside the run folder's recorder.
         entropy: source of keys, noise and secret sampling; the operating system's outside tests.
 
@@ -88,7 +92,7 @@ def train(
     Raises:
         PrivFedError: see its subclasses. A ledger that exists is complete whatever happens.
     """
-    folder = _new_folder(config)
+    folder = new_run_folder(config) if folder is None else folder
     assembly = assemble(config, base_folder=folder / BASE_FOLDER)
     run_id = entropy(16)
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +136,12 @@ def resume(
         raise ResumeMismatch(
             "the run folder", expected=str(folder / LEDGER_FILE), found="no such file"
         )
+    ledger = Ledger.open(folder / LEDGER_FILE)
+    if ledger.status is not None:
+        raise ConfigError(
+            (f"the run in {folder} has ended with status {ledger.status}",),
+            advice="Start a new run; a finished run cannot go on.",
+        )
     config = load_config(folder / CONFIG_FILE)
     assembly = assemble(config, base_folder=folder / BASE_FOLDER)
     checkpoint = load_checkpoint(
@@ -139,15 +149,9 @@ def resume(
         plan_hash=assembly.plan.plan_hash,
         data_fingerprint=assembly.data_fingerprint,
     )
-    ledger = Ledger.open(folder / LEDGER_FILE)
     if ledger.header.config_hash != _config_hash(folder):
         raise ResumeMismatch(
             "config.yaml", expected=ledger.header.config_hash, found=_config_hash(folder)
-        )
-    if ledger.status is not None:
-        raise ConfigError(
-            (f"the run in {folder} has ended with status {ledger.status}",),
-            advice="Start a new run; a finished run cannot go on.",
         )
     run_id = bytes.fromhex(ledger.header.run_id)
     run = _Run(assembly, folder, ledger, run_id, (RunRecorder(folder), *observers), entropy)
@@ -243,14 +247,15 @@ class _Run:
             np.savez(self.folder / LANES_FILE, allow_pickle=False, **checkpoint.lanes.arrays())
         pairs = assembly.held_out.pairs if assembly.held_out else assembly.shards[0].pairs
         verify_saved_adapter(target, assembly.adapter, pairs[:_CHECKED_PAIRS])
-        adapter_sha256 = file_sha256(target / "adapter_model.safetensors")
-        facts = {
-            "adapter_sha256": adapter_sha256,
-            "metrics_sha256": file_sha256(self.folder / METRICS_FILE),
-            "reason": result.reason,
-        }
-        self.ledger.close(result.status, facts)
-        summary = _summary(self, result, adapter_sha256)
+        summary = run_summary(
+            plan=assembly.plan,
+            ledger=self.ledger,
+            result=result,
+            adapter_sha256=file_sha256(target / "adapter_model.safetensors"),
+            per_client=assembly.measure.per_client_accuracy(weights),
+        )
+        facts = {"reason": result.reason, **closing_facts(self.folder, summary)}
+        summary["ledger_head"] = self.ledger.close(result.status, facts)
         self._tell(RunFinished(summary))
         write_report(self.folder)
 
@@ -264,71 +269,6 @@ def drive(script: TrainingScript, carrier: Carrier) -> TrainingResult:
     except StopIteration as stop:
         result: TrainingResult = stop.value
         return result
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _summary(run: _Run, result: TrainingResult, adapter_sha256: str) -> dict[str, object]:
-    plan_facts = run.assembly.plan.describe()
-    rows = result.checkpoint.rows
-    trained = [row for row in rows if row.round > 0]
-    measured = [row for row in rows if row.reward_accuracy is not None]
-    survivors = [row.survivors for row in trained if row.survivors]
-    epsilons = run.ledger.epsilons()
-    weights = result.checkpoint.state.weights.astype(np.float32)
-    return {
-        "status": result.status,
-        "reason": result.reason,
-        "run_id": run.run_id.hex(),
-        "statement": guarantee(
-            run.ledger.header,
-            epsilons,
-            participations=max(run.ledger.participations.values(), default=0),
-            realised=run.ledger.realised_epsilon(),
-        ),
-        "epsilon": {
-            adversary.value: {"pld": _finite(pair.pld), "rdp": _finite(pair.rdp)}
-            for adversary, pair in epsilons.items()
-        },
-        "delta": run.assembly.plan.delta,
-        "initial": asdict(measured[0]) if measured else None,
-        "final": asdict(_latest(measured, rows)) if rows else None,
-        "rounds_done": sum(row.status == "released" for row in trained),
-        "rounds_planned": run.assembly.plan.rounds,
-        "survivors": {
-            "min": min(survivors, default=0),
-            "mean": float(np.mean(survivors)) if survivors else 0.0,
-        },
-        "upload_bytes_total": sum(row.upload_bytes or 0 for row in trained),
-        "download_bytes_total": sum(row.download_bytes or 0 for row in trained),
-        "seconds_total": result.checkpoint.seconds,
-        "plan": plan_facts,
-        "clients": plan_facts["clients"],
-        "versions": environment_facts()["versions"],
-        "ledger_head": run.ledger.head,
-        "adapter_sha256": adapter_sha256,
-        "per_client": run.assembly.measure.per_client_accuracy(weights),
-        "audit": None,
-    }
-
-
-def _latest(measured: Sequence[MetricsRow], rows: Sequence[MetricsRow]) -> MetricsRow:
-    """The last measured row, with the privacy spent by the end of the run."""
-    last, end = (measured or rows)[-1], rows[-1]
-    return replace(
-        last,
-        epsilon=end.epsilon,
-        epsilon_rdp=end.epsilon_rdp,
-        epsilon_realised=end.epsilon_realised,
-    )
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _toss_coins(plan: RunPlan, entropy: Entropy) -> LaneRecord | None:
@@ -357,14 +297,23 @@ def _config_hash(folder: Path) -> str:
     return file_sha256(folder / CONFIG_FILE)
 
 
-def _new_folder(config: Config, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Path:
+def new_run_folder(config: Config, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Path:
+    """Return where a new run will live; nothing is created yet.
+
+    Raises:
+        ConfigError: something is there already.
+    """
     if config.run.dir is None:
         name = f"{now():%Y%m%d-%H%M%S}-{config.privacy.mode}-{secrets.token_hex(2)}"
         return Path("runs") / name
     folder = Path(config.run.dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        choice = "Choose another folder"
+        resumable = (folder / LEDGER_FILE).is_file()
         raise ConfigError(
             (f"run.dir={folder} exists and is not an empty folder",),
-            advice=f"Choose another folder, or go on with: privfed-dpo resume {folder}",
+            advice=f"{choice}, or go on with: privfed-dpo resume {folder}"
+            if resumable
+            else f"{choice}, or empty this one.",
         )
     return folder

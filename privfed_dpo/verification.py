@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +16,21 @@ from accounting import (
     LedgerCorrupted,
     LedgerHeader,
     LedgerVerdict,
+    encode_schedule,
+    guarantee,
     read_ledger,
     verify_ledger,
 )
 from privfed_dpo.engine.plan import canonical_json
 from privfed_dpo.errors import DataError
+from privfed_dpo.observe.evidence import altered_files, file_sha256
+from privfed_dpo.observe.run_folder import METRICS_FILE, read_rows
+
+_ROUNDING = 1e-6
+"""How far an honest run's own figures may lie below those recomputed here, relative."""
+
+_STATED_ROUNDING = 1e-3
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ class RunVerdict:
         elif self.epsilon:
             lines.append("no privacy was promised: epsilon is infinite")
         lines.append(
-            "verified: ledger, metrics, plan, config and adapter belong together"
+            "verified: ledger, plan, config, metrics, summary and adapter belong together"
             if self.ok
             else "NOT verified"
         )
@@ -109,14 +121,18 @@ def verify_run(folder: Path) -> RunVerdict:
     summary, problems = _read_summary(folder)
     head = summary.get("ledger_head") if summary else None
     verdict = verify_ledger(record, expected_head=head if isinstance(head, str) else None)
-    problems += [*verdict.problems, *_foreign_files(folder, record.header, verdict)]
-    if summary is not None:
-        problems += _understated(summary, verdict)
+    problems += [*verdict.problems, *_foreign_plan(folder, record.header)]
     notes = list(verdict.notes)
-    if verdict.status is None:
+    if verdict.status is not None:
+        if summary is not None or not problems:
+            problems += altered_files(folder, verdict.facts, summary)
+        problems += _understated_rows(folder, record.header, verdict)
+    elif summary is not None:
+        problems.append("summary.json tells of an end, but the ledger has no close line")
+    else:
         notes.append("the run is not finished")
-    elif summary is None and not problems:
-        problems.append("the ledger is closed, but summary.json is missing")
+    if summary is not None:
+        problems += _understated_summary(summary, record.header, verdict)
     budget = record.header.budget
     return RunVerdict(
         ok=not problems,
@@ -143,53 +159,89 @@ def _read_summary(folder: Path) -> tuple[dict[str, object] | None, list[str]]:
     return summary, []
 
 
-def _foreign_files(folder: Path, header: LedgerHeader, verdict: LedgerVerdict) -> list[str]:
-    """Compare the hashes the ledger holds with the files that lie beside it."""
+def _foreign_plan(folder: Path, header: LedgerHeader) -> list[str]:
+    """Compare config and plan with the hashes and the promises in the ledger's header."""
     problems = []
-    config = _sha256(folder / "config.yaml")
-    if config != header.config_hash:
+    config = folder / "config.yaml"
+    if not config.is_file() or file_sha256(config) != header.config_hash:
         problems.append("config.yaml is not the one this ledger was started with")
-    plan = _plan_hash(folder / "plan.json")
-    if plan != header.plan_hash:
+    plan = _read_plan(folder / "plan.json")
+    if hashlib.sha256(canonical_json(plan)).hexdigest() != header.plan_hash:
         problems.append("plan.json is not the one this ledger was started with")
-    for fact, name in (
-        ("metrics_sha256", "metrics.jsonl"),
-        ("adapter_sha256", "adapter/adapter_model.safetensors"),
-    ):
-        expected = verdict.facts.get(fact)
-        if expected is not None and _sha256(folder / name) != expected:
-            problems.append(f"{name} is not the one this ledger was closed with")
+    budget = header.budget
+    promised = {
+        "schedule": encode_schedule(header.schedule),
+        "clients": header.clients,
+        "target_epsilon": budget.epsilon if budget else None,
+        "delta": budget.delta if budget else plan.get("delta"),
+    }
+    problems += [
+        f"the header of the ledger and plan.json disagree about {name}"
+        for name, value in promised.items()
+        if canonical_json(plan.get(name)) != canonical_json(value)
+    ]
     return problems
 
 
-def _understated(summary: Mapping[str, object], verdict: LedgerVerdict) -> list[str]:
+def _understated_summary(
+    summary: Mapping[str, object], header: LedgerHeader, verdict: LedgerVerdict
+) -> list[str]:
     """Find claims of the summary that are smaller than what the ledger shows."""
     claimed = summary.get("epsilon")
     problems = []
     for adversary, pair in verdict.epsilon.items():
         entry = claimed.get(adversary.value) if isinstance(claimed, dict) else None
-        value = entry.get("pld") if isinstance(entry, dict) else None
-        told = float("inf") if value is None else value
-        if not isinstance(told, int | float) or told < pair.pld * (1 - 1e-9):
-            problems.append(
-                f"summary.json claims epsilon {value} against {adversary.value}; the ledger shows "
-                f"{pair.pld:.6g}"
-            )
+        for accountant, found in (("pld", pair.pld), ("rdp", pair.rdp)):
+            value = entry.get(accountant) if isinstance(entry, dict) else 0.0
+            told = float("inf") if value is None else value
+            if not isinstance(told, int | float) or told < found * (1 - _ROUNDING):
+                problems.append(
+                    f"summary.json claims epsilon {value} ({accountant.upper()}) against "
+                    f"{adversary.value}; the ledger shows {found:.6g}"
+                )
+    if header.budget is not None and summary.get("delta") != header.budget.delta:
+        problems.append(
+            f"summary.json claims delta {summary.get('delta')}; the ledger holds the run to "
+            f"{header.budget.delta:g}"
+        )
+    statement = guarantee(
+        header, verdict.epsilon, participations=verdict.participations, realised=verdict.realised
+    )
+    if not _says_the_same(str(summary.get("statement")), statement):
+        problems.append("the statement in summary.json is not what the ledger supports")
     return problems
 
 
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _says_the_same(claimed: str, supported: str) -> bool:
+    """The same words, and the same numbers up to rounding."""
+    if _NUMBER.sub("#", claimed) != _NUMBER.sub("#", supported):
+        return False
+    numbers = (map(float, _NUMBER.findall(text)) for text in (claimed, supported))
+    return all(
+        math.isclose(one, other, rel_tol=_STATED_ROUNDING)
+        for one, other in zip(*numbers, strict=True)
+    )
 
 
-def _plan_hash(path: Path) -> str | None:
+def _understated_rows(folder: Path, header: LedgerHeader, verdict: LedgerVerdict) -> list[str]:
+    """Compare the last row's running epsilon with the ledger's."""
+    try:
+        rows = read_rows(folder / METRICS_FILE)
+    except DataError as error:
+        return [str(error)]
+    claimed = rows[-1].get("epsilon") if rows else None
+    found = verdict.epsilon[header.schedule.headline].pld
+    if isinstance(claimed, int | float) and claimed < found * (1 - _ROUNDING):
+        return [f"metrics.jsonl ends with epsilon {claimed}; the ledger shows {found:.6g}"]
+    return []
+
+
+def _read_plan(path: Path) -> dict[str, object]:
     try:
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return None
-    return hashlib.sha256(canonical_json(facts)).hexdigest()
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _finite(value: float) -> float | None:

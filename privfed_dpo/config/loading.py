@@ -28,9 +28,13 @@ _Loader.add_implicit_resolver(
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
+    seen: set[str] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a key must be a name, not {key!r}", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} is given twice", key_node.start_mark
@@ -120,6 +124,7 @@ def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str
 def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[str]]:
     """Validate; where fields are wrong, look at the rest with those fields at their defaults."""
     problems: list[str] = []
+    wrong: set[str] = set()
     pruned = _without_tuples(tree)
     while True:
         try:
@@ -130,9 +135,15 @@ def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[str]]:
             locations = {_real_location(loc) for loc in found}
             problems += _sentences(error)
             for location in locations:
+                wrong.add(".".join(location))
                 _remove(pruned, location)
-    problems += impossible_combinations(config)
+    problems += [c for c in impossible_combinations(config) if not _mentions(c, wrong)]
     return config, problems
+
+
+def _mentions(sentence: str, names: set[str]) -> bool:
+    """Whether a sentence speaks of a key, or of a key of a section, that is wrong by itself."""
+    return any((name if "." in name else f"{name}.") in sentence for name in names)
 
 
 def _sentences(error: ValidationError) -> list[str]:
