@@ -28,6 +28,7 @@ from privfed_dpo.mechanism.grid import Grid
 from privfed_dpo.mechanism.noise import DiscreteGaussian
 from privfed_dpo.mechanism.sampler import PoissonSampler
 from secure_agg import ProtocolParams
+from secure_agg.bounds import NeighbourhoodPlan
 
 ENVELOPE_BYTES = 50
 PROTOCOL_BYTES = 620
@@ -76,7 +77,8 @@ class RunPlan:
         ring: grid, ring and headroom of the secure sum.
         dropout_tolerance: drop-outs of a round that cost no privacy.
         colluders: clients assumed to help the server.
-        secure_aggregation: whether the server sees only sums.
+        graph: who masks against whom in the secure sum, with its proved bounds; None if sums are
+            taken in clear.
         audit_lanes: dummy coordinates behind the adapter's, for the audit.
         objective: public settings of loss and optimizers, part of the plan's hash.
         micro_batch_pairs: pair gradients held in memory at once; it changes no result.
@@ -95,7 +97,7 @@ class RunPlan:
     ring: RingSizing
     dropout_tolerance: int
     colluders: int
-    secure_aggregation: bool
+    graph: NeighbourhoodPlan | None
     audit_lanes: int
     objective: Mapping[str, object]
     micro_batch_pairs: int
@@ -112,9 +114,20 @@ class RunPlan:
         return self.ring.clipper_steps is not None and not self.ring.carries_updates
 
     @property
+    def secure_aggregation(self) -> bool:
+        """Whether the server sees only sums."""
+        return self.graph is not None
+
+    @property
     def threshold(self) -> int:
-        """Fewest survivors for which a sum is opened."""
-        return self.cohort - self.dropout_tolerance
+        """Fewest contributions that a sum holds, whatever the server does."""
+        return self.graph.threshold if self.graph else self.cohort - self.dropout_tolerance
+
+    @property
+    def neighbours(self) -> int:
+        """Clients each client exchanges masks with."""
+        near = self.graph.neighbourhood if self.graph else None
+        return near.degree if near else self.cohort - 1
 
     @property
     def noise(self) -> GridNoise | None:
@@ -144,7 +157,7 @@ class RunPlan:
         vector = self.vector_length * self.ring.bits // 8
         if not self.secure_aggregation:
             return vector + ENVELOPE_BYTES
-        return vector + 5 * ENVELOPE_BYTES + PROTOCOL_BYTES + PEER_BYTES * (self.cohort - 1)
+        return vector + 5 * ENVELOPE_BYTES + PROTOCOL_BYTES + PEER_BYTES * self.neighbours
 
     def expected_client_pairs(self, client: int) -> float:
         """The public divisor of one client's own step: q times the pairs it holds."""
@@ -191,6 +204,7 @@ class RunPlan:
             colluders=self.colluders,
             vector_length=self.vector_length,
             modulus_bits=self.ring.bits,
+            neighbourhood=self.graph.neighbourhood if self.graph else None,
         )
 
     @cached_property
@@ -233,6 +247,8 @@ class RunPlan:
             "update_limit": UPDATE_LIMIT if self.ring.carries_updates else None,
             "ring_bits": self.ring.bits,
             "secure_aggregation": self.secure_aggregation,
+            "neighbours": self.neighbours,
+            "graph": self.graph.describe().splitlines() if self.graph else None,
             "threshold": self.threshold,
             "dropout_tolerance": self.dropout_tolerance,
             "colluders": self.colluders,

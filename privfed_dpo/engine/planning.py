@@ -23,6 +23,8 @@ from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.sizing import RingSizing, size_gradient_sums, size_updates
 from privfed_dpo.errors import PlanRefused
 from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
+from secure_agg import InvalidParams
+from secure_agg.bounds import NeighbourhoodPlan, plan_neighbourhood
 
 _NUDGE = 1e-5
 """Relative step by which noise grows where the discrete mechanism's slack tips over the target."""
@@ -54,6 +56,7 @@ class _Planner:
         self.cohort = config.federation.cohort or self.clients
         self.mode = Mode(config.privacy.mode)
         self._check_cohort()
+        self.graph = self._graph() if config.secure_agg.enabled else None
         self.participations = participation_bound(
             rounds=config.federation.rounds, clients=self.clients, cohort=self.cohort
         )
@@ -92,7 +95,7 @@ class _Planner:
             ring=ring,
             dropout_tolerance=config.privacy.dropout_tolerance,
             colluders=config.privacy.colluders,
-            secure_aggregation=config.secure_agg.enabled,
+            graph=self.graph,
             audit_lanes=config.evaluation.audit_lanes,
             objective=self._objective(),
             micro_batch_pairs=config.dpo.micro_batch_pairs,
@@ -119,6 +122,27 @@ class _Planner:
                 f"a secure sum over {self.cohort} clients hides nobody",
                 advice=f"Invite at least {smallest} clients, or set secure_agg.enabled=false.",
             )
+
+    def _graph(self) -> NeighbourhoodPlan:
+        privacy = self.config.privacy
+        try:
+            return plan_neighbourhood(
+                clients=self.cohort,
+                max_dropped=privacy.dropout_tolerance,
+                colluders=privacy.colluders,
+            )
+        except InvalidParams as error:
+            raise PlanRefused(f"no secure sum over {self.cohort} clients: {error}") from error
+
+    def _missing_shares(self) -> int:
+        """Noise shares that may be missing from an opened sum.
+
+        On a sparse graph clients check a sample of the survivors' signatures only, so that a
+        lying server could pass off a few more clients as survivors than really are.
+        """
+        if self.graph is None:
+            return self.config.privacy.dropout_tolerance
+        return self.cohort - self.graph.threshold
 
     def _schedule(self) -> tuple[ReleaseSchedule, RingSizing, Budget | None]:
         privacy = self.config.privacy
@@ -156,7 +180,7 @@ class _Planner:
             noise_multiplier=noise_multiplier,
             sensitivity_steps=float(ring.clipper_steps or 0),
             cohort=self.cohort if shared else 1,
-            dropout_tolerance=self.config.privacy.dropout_tolerance if shared else 0,
+            dropout_tolerance=self._missing_shares() if shared else 0,
             colluders=self.config.privacy.colluders if shared else 0,
             dimension=self.facts.dimension + self.config.evaluation.audit_lanes,
             releases=self.participations * self.local_steps,
@@ -178,7 +202,7 @@ class _Planner:
         if self.sends_updates:
             clipped = self.config.privacy.max_grad_norm is not None
             return size_updates(cohort=self.cohort, clipped=clipped, bits=bits)
-        honest = self.cohort - self.config.privacy.dropout_tolerance - self.config.privacy.colluders
+        honest = self.cohort - self._missing_shares() - self.config.privacy.colluders
         largest = sorted(self.facts.client_pairs, reverse=True)[: self.cohort]
         return size_gradient_sums(
             largest_cohort_pairs=sum(largest),

@@ -135,3 +135,21 @@ def test_the_hash_does_not_depend_on_how_the_run_is_shown():
 def test_plans_that_cannot_keep_their_promise_are_refused(overrides, changes, message):
     with pytest.raises(PlanRefused, match=message):
         plan_of(*overrides, **changes)
+
+
+def test_a_large_cohort_gets_a_sparse_graph_and_noise_for_its_weaker_threshold():
+    plan = plan_of(
+        "data.clients=400", "privacy.dropout_tolerance=80", "privacy.colluders=8", clients=400
+    )
+    assert plan.neighbours < 150
+    assert plan.threshold <= 320
+    assert plan.noise.dropout_tolerance == 400 - plan.threshold
+    params = plan.protocol_params(b"r" * 16, {n: n.to_bytes(32, "big") for n in range(400)})
+    assert params.degree == plan.neighbours
+    assert params.threshold == plan.threshold
+
+
+def test_a_small_cohort_keeps_the_complete_graph():
+    plan = plan_of()
+    assert plan.neighbours == 19
+    assert plan.protocol_params(b"r" * 16, {n: bytes([n]) * 32 for n in range(20)}).degree is None
