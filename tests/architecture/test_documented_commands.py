@@ -1,0 +1,69 @@
+"""Whatever a page tells a reader to type, the real command line understands."""
+
+import re
+
+import click
+import pytest
+import typer
+
+from privfed_dpo.cli import app
+from privfed_dpo.config import load_config
+from privfed_dpo.config.loading import key_names
+from tests.architecture.documents import DOCUMENTS, ROOT, code_spans, commands, text_of
+
+TYPED = sorted({(page, words) for page in DOCUMENTS for words in commands(page)})
+MAKE_TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+SECTIONS = {name.partition(".")[0] for name in key_names()}
+KEY = re.compile(rf"({'|'.join(sorted(SECTIONS))})(\.[a-z_]+)+")
+
+
+def test_the_pages_do_name_commands():
+    typed = {words[:2] for _, words in TYPED}
+    assert {("make", "quickstart"), ("make", "test")} <= typed
+    assert {("privfed-dpo", name) for name in ("plan", "train", "resume", "verify", "report")} <= {
+        words for words in typed if words[0] == "privfed-dpo"
+    }
+
+
+@pytest.mark.parametrize(("page", "words"), TYPED)
+def test_a_command_is_one_the_software_knows(page, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program, *arguments = words
+    if program == "make":
+        assert set(arguments) <= MAKE_TARGETS, f"{page}: no such target"
+        return
+    group = typer.main.get_command(app)
+    if not arguments:
+        return
+    name, *rest = arguments
+    assert name in group.commands, f"{page}: no command {name}"
+    if "--help" in rest or not rest:
+        return
+    context = group.commands[name].make_context(name, list(rest))
+    if name in {"plan", "train"}:
+        config = context.params["config"]
+        if config.name != "CONFIG":
+            assert load_config(config, context.params["overrides"] or []), f"{page}: {words}"
+
+
+@pytest.mark.parametrize("page", DOCUMENTS)
+def test_a_configuration_key_exists(page):
+    """Inline code such as `data.eval` or `data.partition=iid data.clients=50`."""
+    known = set(key_names())
+    for span in code_spans(page):
+        for word in span.split():
+            key, assigned, _ = word.partition("=")
+            if KEY.fullmatch(key) and not key.endswith((".py", ".md", ".json", ".jsonl")):
+                assert key in known, f"{page}: {key}"
+            elif assigned and KEY.match(key):
+                pytest.fail(f"{page}: {word} is no override")
+
+
+def test_every_command_and_target_is_explained_somewhere():
+    written = "".join(text_of(page) for page in DOCUMENTS)
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    for name in group.commands:
+        assert f"privfed-dpo {name}" in written, f"no page shows privfed-dpo {name}"
+    for target in MAKE_TARGETS - {"help"}:
+        assert f"make {target}" in written, f"no page names make {target}"
