@@ -32,8 +32,10 @@ from accounting.errors import (
     UnsupportedMechanism,
 )
 from accounting.events import (
+    CappedPoissonGaussianRelease,
     Event,
     GaussianRelease,
+    GroupPoissonGaussianRelease,
     PoissonGaussianRelease,
     Repeated,
     UnprotectedRelease,
@@ -47,6 +49,7 @@ from accounting.membership import MembershipReport, lane_scores, membership_repo
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
+from accounting.selection import selection_epsilon
 from accounting.statement import guarantee
 from accounting.units import Adjacency, Budget, PrivacyUnit, default_delta
 
@@ -59,12 +62,14 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "CalibrationFailed",
+    "CappedPoissonGaussianRelease",
     "Certificate",
     "EpsilonCurve",
     "EpsilonPair",
     "Event",
     "GaussianRelease",
     "GridNoise",
+    "GroupPoissonGaussianRelease",
     "InvalidPrivacyParameter",
     "Ledger",
     "LedgerCorrupted",
@@ -104,5 +109,6 @@ __all__ = [
     "rates_bound",
     "rdp_epsilon",
     "read_ledger",
+    "selection_epsilon",
     "verify_ledger",
 ]

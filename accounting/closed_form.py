@@ -19,7 +19,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from accounting.events import GaussianRelease, Repeated, UnprotectedRelease
+from accounting.errors import UnsupportedMechanism
+from accounting.events import (
+    CappedPoissonGaussianRelease,
+    Event,
+    GaussianRelease,
+    GroupPoissonGaussianRelease,
+    PoissonGaussianRelease,
+    Repeated,
+    UnprotectedRelease,
+)
 from accounting.units import Adjacency, require_delta
 
 _BISECTIONS = 200
@@ -84,11 +93,28 @@ def participation_epsilon(
             unsampled += spend.count / event.noise_multiplier**2
         else:
             rounds += spend.count
-            rate = max(rate, event.sample_rate)
-            noise = min(noise, event.noise_multiplier)
+            one = _dominating(event)
+            rate = max(rate, one.sample_rate)
+            noise = min(noise, one.noise_multiplier)
     participations, weights, tail = _participations(rounds, rate, delta)
     separation = np.sqrt(unsampled + participations / noise**2) * sensitivity_factor(adjacency)
     return _smallest_epsilon(separation, weights, tail, delta)
+
+
+def _dominating(event: Event) -> PoissonGaussianRelease:
+    """Return a plain sampled Gaussian that is no more private than a sampled event."""
+    match event:
+        case PoissonGaussianRelease():
+            return event
+        case GroupPoissonGaussianRelease():
+            # Whenever any of the k records is drawn, pretend that all of them are.
+            missing = math.log1p(-event.sample_rate) if event.sample_rate < 1 else -math.inf
+            some = -math.expm1(event.group_size * missing)
+            return PoissonGaussianRelease(some, event.noise_multiplier / event.group_size)
+        case CappedPoissonGaussianRelease():
+            # Drawn, or another one pushed out: two clip norms apart, in at most every round.
+            return PoissonGaussianRelease(1.0, event.noise_multiplier / 2)
+    raise UnsupportedMechanism(event, "it is not a sampled Gaussian")
 
 
 def _participations(

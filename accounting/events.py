@@ -59,15 +59,78 @@ class PoissonGaussianRelease:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupPoissonGaussianRelease:
+    """A Poisson-sampled noisy sum, seen by a person who owns up to `group_size` of the records.
+
+    Everything of that person is protected together: zero-out of all their records at once.
+
+    Guarantee: as for `PoissonGaussianRelease`; the caller also ensures that nobody owns more
+    records than `group_size`.
+
+    Attributes:
+        group_size: most records of one person, >= 1.
+        sample_rate: inclusion probability of each record, in (0, 1].
+        noise_multiplier: noise standard deviation over the clip norm of ONE record, > 0.
+    """
+
+    group_size: int
+    sample_rate: float
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        """Refuse groups, rates and noise outside their range."""
+        _require_count("group_size", self.group_size)
+        _require_rate(self.sample_rate)
+        _require_noise(self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
+class CappedPoissonGaussianRelease:
+    """A Poisson-sampled noisy sum whose batch is cut down to a fixed capacity.
+
+    If more than `batch_cap` records are drawn, a uniform subset of that size is kept. One record
+    can then push another one out, which costs privacy unless the cap is hardly ever reached.
+
+    Attributes:
+        dataset_size: public number of records sampled from, >= 1.
+        sample_rate: inclusion probability of each record before the cut, in (0, 1].
+        batch_cap: most records in a batch, >= 1.
+        noise_multiplier: noise standard deviation over clip norm, > 0.
+
+    Reference: Ganesh (2025), truncated batches.
+    """
+
+    dataset_size: int
+    sample_rate: float
+    batch_cap: int
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        """Refuse sizes, rates and noise outside their range."""
+        _require_count("dataset_size", self.dataset_size)
+        _require_count("batch_cap", self.batch_cap)
+        _require_rate(self.sample_rate)
+        _require_noise(self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
 class UnprotectedRelease:
     """A release without any noise: every accountant prices it at infinity."""
 
 
-Event: TypeAlias = GaussianRelease | PoissonGaussianRelease | UnprotectedRelease
+Event: TypeAlias = (
+    GaussianRelease
+    | PoissonGaussianRelease
+    | GroupPoissonGaussianRelease
+    | CappedPoissonGaussianRelease
+    | UnprotectedRelease
+)
 
 _KINDS: dict[str, type[Event]] = {
     "gaussian": GaussianRelease,
     "poisson_gaussian": PoissonGaussianRelease,
+    "group_poisson_gaussian": GroupPoissonGaussianRelease,
+    "capped_poisson_gaussian": CappedPoissonGaussianRelease,
     "unprotected": UnprotectedRelease,
 }
 _KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
@@ -87,8 +150,7 @@ class Repeated:
 
     def __post_init__(self) -> None:
         """Refuse empty repetitions."""
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise InvalidPrivacyParameter("count", self.count, "give a whole number, at least 1")
+        _require_count("count", self.count)
 
 
 def encode_event(event: Event) -> EncodedEvent:
@@ -115,6 +177,11 @@ def decode_event(encoded: Mapping[str, Any]) -> Event:
         if isinstance(value, bool) or not isinstance(value, allowed):
             raise UnsupportedMechanism(dict(encoded), f"{name} must be a number")
     return cls(**values)
+
+
+def _require_count(name: str, count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InvalidPrivacyParameter(name, count, "give a whole number, at least 1")
 
 
 def _require_noise(noise_multiplier: float) -> None:

@@ -15,17 +15,22 @@ from functools import lru_cache
 from typing import Any
 
 import dp_accounting
-from dp_accounting.pld import privacy_loss_distribution
+import numpy as np
+from dp_accounting.pld import pld_pmf, privacy_loss_distribution
+from numpy.typing import NDArray
 
 from accounting.closed_form import participation_epsilon
 from accounting.errors import UnsupportedMechanism
 from accounting.events import (
+    CappedPoissonGaussianRelease,
     Event,
     GaussianRelease,
+    GroupPoissonGaussianRelease,
     PoissonGaussianRelease,
     Repeated,
     UnprotectedRelease,
 )
+from accounting.mixture import hockey_sticks, sampled_group
 from accounting.rdp import rdp_epsilon
 from accounting.units import Adjacency, require_delta
 
@@ -142,13 +147,35 @@ def _grid_step(epsilon_bound: float, interval: float) -> float:
 
 @lru_cache(maxsize=_CACHED_DISTRIBUTIONS)
 def _distribution(event: Event, adjacency: Adjacency, step: float) -> Any:
-    """Return the discretised privacy-loss distribution of one release with noise."""
-    if isinstance(event, UnprotectedRelease):
-        raise UnsupportedMechanism(event, "a release without noise has no finite epsilon")
-    rate = event.sample_rate if isinstance(event, PoissonGaussianRelease) else 1.0
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        standard_deviation=event.noise_multiplier,
-        sampling_prob=rate,
-        value_discretization_interval=step,
-        neighboring_relation=_NEIGHBOURS[adjacency],
+    """Return the discretised privacy-loss distribution of one sampled release."""
+    match event:
+        case PoissonGaussianRelease() | GaussianRelease():
+            return privacy_loss_distribution.from_gaussian_mechanism(
+                standard_deviation=event.noise_multiplier,
+                sampling_prob=getattr(event, "sample_rate", 1.0),
+                value_discretization_interval=step,
+                neighboring_relation=_NEIGHBOURS[adjacency],
+            )
+        case CappedPoissonGaussianRelease() if adjacency is Adjacency.ZERO_OUT:
+            return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+                dataset_size=event.dataset_size,
+                sampling_probability=event.sample_rate,
+                truncated_batch_size=event.batch_cap,
+                noise_multiplier=event.noise_multiplier,
+                value_discretization_interval=step,
+                neighboring_relation=_NEIGHBOURS[adjacency],
+            )
+        case GroupPoissonGaussianRelease() if adjacency is Adjacency.ZERO_OUT:
+            pair = sampled_group(event.group_size, event.sample_rate, event.noise_multiplier)
+            first, remove, first_added, add = hockey_sticks(pair, step)
+            return privacy_loss_distribution.PrivacyLossDistribution(
+                _connected(first, remove, step), _connected(first_added, add, step)
+            )
+    raise UnsupportedMechanism(event, f"PLD does not price it under {adjacency} adjacency")
+
+
+def _connected(first: int, deltas: NDArray[np.float64], step: float) -> Any:
+    """Return the pessimistic connect-the-dots distribution through these deltas."""
+    return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
+        step, first, first + deltas.size - 1, deltas
     )

@@ -15,9 +15,19 @@ import dp_accounting
 import numpy as np
 from dp_accounting import rdp as dp_rdp
 from numpy.typing import NDArray
+from scipy import stats
 
 from accounting.errors import UnsupportedAdjacency
-from accounting.events import Event, PoissonGaussianRelease, Repeated, UnprotectedRelease
+from accounting.events import (
+    CappedPoissonGaussianRelease,
+    Event,
+    GaussianRelease,
+    GroupPoissonGaussianRelease,
+    PoissonGaussianRelease,
+    Repeated,
+    UnprotectedRelease,
+)
+from accounting.mixture import renyi_divergences_of, sampled_group, sampled_replacement
 from accounting.units import Adjacency, Budget, require_delta
 
 RDP_ORDERS: tuple[float, ...] = (
@@ -72,23 +82,52 @@ def renyi_divergences(event: Event, orders: tuple[float, ...]) -> NDArray[np.flo
     by their absolute values, which gives an upper bound a percent or so too large. An order at
     which the series does not converge is reported as infinite, hence never used.
     """
-    if isinstance(event, UnprotectedRelease):
-        divergences = np.full(len(orders), math.inf)
-    elif isinstance(event, PoissonGaussianRelease) and event.sample_rate < 1:
-        accountant = dp_rdp.RdpAccountant(
-            list(orders), dp_accounting.NeighboringRelation.REPLACE_SPECIAL
-        )
-        with _without_convergence_warnings():
-            accountant.compose(
-                dp_accounting.PoissonSampledDpEvent(
-                    event.sample_rate, dp_accounting.GaussianDpEvent(event.noise_multiplier)
-                )
-            )
-        divergences = np.asarray(accountant.rdp, dtype=np.float64)
-    else:
-        divergences = np.array(orders) / (2 * event.noise_multiplier**2)
+    match event:
+        case UnprotectedRelease():
+            divergences = np.full(len(orders), math.inf)
+        case PoissonGaussianRelease() if event.sample_rate < 1:
+            divergences = _sampled(event, orders)
+        case PoissonGaussianRelease() | GaussianRelease():
+            divergences = np.array(orders) / (2 * event.noise_multiplier**2)
+        case GroupPoissonGaussianRelease():
+            pair = sampled_group(event.group_size, event.sample_rate, event.noise_multiplier)
+            divergences = renyi_divergences_of(pair, orders)
+        case CappedPoissonGaussianRelease():
+            divergences = _capped(event, orders)
     divergences.setflags(write=False)
     return divergences
+
+
+def _sampled(event: PoissonGaussianRelease, orders: tuple[float, ...]) -> NDArray[np.float64]:
+    accountant = dp_rdp.RdpAccountant(
+        list(orders), dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+    )
+    with without_convergence_warnings():
+        accountant.compose(
+            dp_accounting.PoissonSampledDpEvent(
+                event.sample_rate, dp_accounting.GaussianDpEvent(event.noise_multiplier)
+            )
+        )
+    return np.asarray(accountant.rdp, dtype=np.float64)
+
+
+def _capped(event: CappedPoissonGaussianRelease, orders: tuple[float, ...]) -> NDArray[np.float64]:
+    """Mix, as if the adversary saw which, a plain sample with one where the cap replaces records.
+
+    `cut` is the probability that the other records alone fill the batch; given that and given that
+    the record is drawn, it takes the place of another one (Ganesh 2025, Section 4.3).
+    """
+    size, rate, cap = event.dataset_size, event.sample_rate, event.batch_cap
+    plain = renyi_divergences(PoissonGaussianRelease(rate, event.noise_multiplier), orders)
+    cut = float(stats.binom.sf(cap - 1, size - 1, rate))
+    if cut == 0:
+        return plain.copy()
+    drawn = float(stats.binom.sf(cap, size, rate)) * cap / cut / size
+    pair = sampled_replacement(drawn, event.noise_multiplier / 2)
+    replaced = renyi_divergences_of(pair, orders)
+    factor = np.array(orders) - 1
+    mixed = np.logaddexp(math.log1p(-cut) + factor * plain, math.log(cut) + factor * replaced)
+    return np.asarray(mixed / factor)
 
 
 class RdpFilter:
@@ -171,7 +210,7 @@ def _to_epsilon(
 
 
 @contextmanager
-def _without_convergence_warnings() -> Iterator[None]:
+def without_convergence_warnings() -> Iterator[None]:
     """Silence one library warning: an order that does not converge is excluded anyway."""
 
     def keep(record: logging.LogRecord) -> bool:
