@@ -116,7 +116,7 @@ class CollectingReveals:
 class Finished:
     """The round is over and the sum is known."""
 
-    stage: ClassVar = ServerStage.DONE
+    stage: ClassVar = ServerStage.FINISHED
     result: AggregateResult
 
     @property

@@ -16,6 +16,7 @@ from secure_agg import (
 from secure_agg.errors import AuthenticationFailed
 from secure_agg.phases import EXCHANGES, ClientStage, ServerStage
 from secure_agg.sampling import sample_indices, uniform_below
+from secure_agg.shamir import UnrecoverableSecret, combine
 from tests.support.secagg_rounds import PHASES, Round, entropy_from, make_cohort
 
 
@@ -38,7 +39,7 @@ def test_the_stages_follow_the_table(cohort):
         assert one.stage is row.client_after
         round_.close()
         assert round_.server.stage is row.server_after
-    assert (one.stage, round_.server.stage) == (ClientStage.DONE, ServerStage.DONE)
+    assert (one.stage, round_.server.stage) == (ClientStage.DONE, ServerStage.FINISHED)
     assert one.awaiting is None
     assert round_.server.phase is None
 
@@ -168,6 +169,36 @@ def test_private_keys_are_gone_once_the_input_is_masked(cohort):
     round_.close()
     round_.collect(Phase.UNMASK)
     assert not hasattr(round_.clients[0]._state, "held")
+
+
+def test_every_secret_of_a_round_is_a_different_one(cohort):
+    round_ = Round(cohort).run(Phase.SHARE_KEYS)
+    drawn = [
+        secret
+        for c in cohort.params.client_ids
+        for made in [round_.clients[c]._state.secrets]
+        for secret in (
+            made.self_mask_secret,
+            made.mask_key.private_bytes(),
+            made.seal_key.private_bytes(),
+        )
+    ]
+    assert len(set(drawn)) == 15
+
+
+def test_one_share_less_than_the_threshold_restores_nothing(cohort):
+    """Four of five shares are needed: through any three goes another polynomial of degree two."""
+    round_ = Round(cohort).run(Phase.MASKED_INPUT)
+    secret = round_.clients[0]._state.secrets.self_mask_secret
+    round_.collect(Phase.MASKED_INPUT)
+    shares = {c + 1: round_.clients[c]._state.held[0].self_mask for c in range(5)}
+    assert combine(shares, threshold=4) == secret
+    for left_out in range(1, 4):
+        few = {point: share for point, share in shares.items() if point != left_out}
+        try:
+            assert combine(few, threshold=3) != secret
+        except UnrecoverableSecret:
+            continue
 
 
 def test_every_error_gives_advice():
