@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_every_stage_but_the_ends_stands_in_the_table_once():
         ServerStage.FINISHED,
         ServerStage.ABORTED,
     }
-    for one, two in zip(EXCHANGES, EXCHANGES[1:], strict=False):
+    for one, two in itertools.pairwise(EXCHANGES):
         assert one.client_after is two.client_before
         assert one.server_after is two.server_before
 
