@@ -24,6 +24,7 @@ RUN_FOLDER = frozenset(
 """Files that a run writes; they are named in the pages but are not in the repository."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"(\.venv/bin/)?(privfed-dpo|make)( |$)")
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(r"\.?[\w-]+(?:[./][\w.-]+)*/?")
@@ -58,9 +59,9 @@ def commands(document: str) -> Iterator[tuple[str, ...]]:
     """Commands a reader could type, `privfed-dpo ...` and `make ...`, split as a shell would."""
     lines = [line for body in blocks(document, "sh") for line in body.splitlines()]
     for line in (*lines, *code_spans(document)):
-        words = shlex.split(line, comments=True)
-        if words and Path(words[0]).name in {"privfed-dpo", "make"}:
-            yield (Path(words[0]).name, *words[1:])
+        if _COMMAND.match(line):
+            program, *arguments = shlex.split(line, comments=True)
+            yield (Path(program).name, *arguments)
 
 
 def paths(document: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import re
 
-import click
 import pytest
 import typer
 
@@ -53,17 +52,15 @@ def test_a_configuration_key_exists(page):
     for span in code_spans(page):
         for word in span.split():
             key, assigned, _ = word.partition("=")
-            if KEY.fullmatch(key) and not key.endswith((".py", ".md", ".json", ".jsonl")):
+            file = ROOT / key.replace(".", "/")
+            module = file.is_dir() or file.with_suffix(".py").is_file()
+            if KEY.fullmatch(key) and not module and not key.endswith((".py", ".json", ".jsonl")):
                 assert key in known, f"{page}: {key}"
             elif assigned and KEY.match(key):
                 pytest.fail(f"{page}: {word} is no override")
 
 
-def test_every_command_and_target_is_explained_somewhere():
+def test_every_target_is_explained_somewhere():
     written = "".join(text_of(page) for page in DOCUMENTS)
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group) or hasattr(group, "commands")
-    for name in group.commands:
-        assert f"privfed-dpo {name}" in written, f"no page shows privfed-dpo {name}"
     for target in MAKE_TARGETS - {"help"}:
         assert f"make {target}" in written, f"no page names make {target}"

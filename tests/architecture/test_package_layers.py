@@ -41,7 +41,9 @@ def test_the_cores_do_not_load_each_other():
 
 def test_help_is_shown_without_loading_torch():
     loaded = loaded_after("from privfed_dpo.cli import app")
-    assert not loaded & {"torch", "transformers", "peft", "opacus"}, "commands import what they need"
+    assert not loaded & {"torch", "transformers", "peft", "opacus"}, (
+        "commands import what they need"
+    )
 
 
 def test_import_contracts_hold():
