@@ -31,7 +31,7 @@ def plant(bug: Bug | None, folder: Path) -> None:
         shutil.copytree(
             ROOT / part,
             folder / part,
-            ignore=shutil.ignore_patterns("__pycache__", "test_mutant_list.py"),
+            ignore=shutil.ignore_patterns(*LEFT_OUT),
         )
     for part in ("pyproject.toml", "tests/__init__.py"):
         shutil.copy(ROOT / part, folder / part)
