@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: data, model, plan, clients."""
+"""From a configuration and its inputs to the parts of a run: model, plan, shards, clients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from privfed_dpo.audit.pair_canaries import PairCanaries, PairCoins, canary_slots, write_canaries
 from privfed_dpo.config import Config
-from privfed_dpo.data.pairs import PreferencePair
-from privfed_dpo.data.partition import Partition, partition_pairs
-from privfed_dpo.data.preferences import load_preferences
-from privfed_dpo.data.synthetic import SyntheticTask, synthetic_task
+from privfed_dpo.data.synthetic import SyntheticTask
 from privfed_dpo.data.tokenize import TokenizedPair, tokenize_pairs
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
@@ -26,6 +24,8 @@ from privfed_dpo.engine.lanes import LaneCoins
 from privfed_dpo.engine.measurement import HeldOutMeasure, HeldOutPairs, choose_held_out
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.errors import DataError
+from privfed_dpo.inputs import Inputs, load_inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
 from privfed_dpo.model.eligibility import position_limit
@@ -33,23 +33,6 @@ from privfed_dpo.model.loading import LoadedModel, ModelSpec, empty_model, load_
 from privfed_dpo.model.tiny import TINY_LLAMA
 from privfed_dpo.model.warmup import warm_up
 from secure_agg import IdentityKey
-
-SYNTHETIC = "synthetic"
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Preference pairs before any model: who holds what, and what is held out.
-
-    Attributes:
-        partition: clients with their pairs.
-        held_out: pairs the coordinator measures on; empty if none were given.
-        task: the embedded task, where the data come from it.
-    """
-
-    partition: Partition = field(repr=False)
-    held_out: tuple[PreferencePair, ...] = field(repr=False)
-    task: SyntheticTask | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +49,8 @@ class Assembly:
         measure: held-out metrics.
         held_out: the pairs behind them; None if there are none.
         data_fingerprint: hash over all tokenized pairs.
+        canaries: the auditor's made-up pairs and coins; they stand last in the shards.
+        held_back: pairs of each client that were kept out of training.
     """
 
     config: Config
@@ -77,6 +62,13 @@ class Assembly:
     measure: HeldOutMeasure = field(repr=False)
     held_out: HeldOutPairs | None = field(repr=False)
     data_fingerprint: str
+    canaries: PairCanaries | None = field(repr=False, default=None)
+    held_back: tuple[tuple[TokenizedPair, ...], ...] = field(repr=False, default=())
+
+    @property
+    def gradients(self) -> PairGradients:
+        """Policy, loss and scorer behind the engine's gradients."""
+        return self.source.gradients
 
     def clients(
         self, run_id: bytes, entropy: Entropy, coins: LaneCoins | None = None
@@ -128,40 +120,6 @@ class AdapterGradients:
         return self.gradients(pairs, reference)
 
 
-def load_inputs(config: Config) -> Inputs:
-    """Read and check preference data and spread it over clients.
-
-    Raises:
-        DataError: the data cannot be used; nothing was computed.
-    """
-    data = config.data
-    task: SyntheticTask | None = None
-    held_out: tuple[PreferencePair, ...] = ()
-    if data.train == SYNTHETIC:
-        task = synthetic_task(
-            clients=data.clients or 1,
-            pairs_per_client=data.pairs_per_client,
-            eval_pairs=data.eval_pairs,
-            seed=config.run.seed,
-            heterogeneity=data.heterogeneity,
-        )
-        pairs, held_out = task.train, task.evaluation
-    else:
-        pairs = load_preferences(data.train, split=data.train_split)
-    if data.eval is not None:
-        held_out = load_preferences(data.eval, split=data.eval_split)
-    partition = partition_pairs(
-        pairs,
-        kind=data.partition,
-        clients=data.clients,
-        min_pairs=data.min_pairs,
-        max_pairs=data.max_pairs,
-        seed=config.run.seed,
-        alpha=data.dirichlet_alpha,
-    )
-    return Inputs(partition=partition, held_out=held_out, task=task)
-
-
 def plan_only(config: Config, inputs: Inputs) -> RunPlan:
     """Make the plan without loading weights: only the model's configuration is read.
 
@@ -172,9 +130,11 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
     weights = sum(parameter.numel() for parameter in base.parameters())
     width = {"float32": 4, "bfloat16": 2, "float16": 2}[config.model.dtype]
     adapter = Adapter.attach(base, _adapter_spec(config))
+    held = [len(shard.pairs) for shard in inputs.partition.shards]
+    slots = canary_slots(config.evaluation.audit_pairs, len(held))
     facts = PublicFacts(
         client_names=tuple(shard.client for shard in inputs.partition.shards),
-        client_pairs=tuple(len(shard.pairs) for shard in inputs.partition.shards),
+        client_pairs=tuple(pairs + slot for pairs, slot in zip(held, slots, strict=True)),
         dimension=adapter.dimension,
         model_fingerprint="",
         model_bytes=weights * width,
@@ -182,13 +142,16 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
     return make_plan(config, facts)
 
 
-def assemble(config: Config, *, base_folder: Path | None = None) -> Assembly:
+def assemble(
+    config: Config, *, base_folder: Path | None = None, coins: PairCoins | None = None
+) -> Assembly:
     """Build all parts; the plan comes first, so that a bad one costs no compute.
 
     Args:
         config: the configuration.
         base_folder: where the embedded task's warmed-up base is kept, which no hub has: read if
             it is there, written if not.
+        coins: the auditor's coins, one for each of the config's audit pairs.
 
     Raises:
         DataError, ModelError, PlanRefused: what is wrong and what to do; nothing was spent.
@@ -215,7 +178,11 @@ def assemble(config: Config, *, base_folder: Path | None = None) -> Assembly:
         micro_batch_pairs=config.dpo.micro_batch_pairs,
         scorer=gradients.scorer,
     )
-    shards = _tokenized_shards(inputs, loaded, max_length)
+    canaries = _canaries(config, plan, loaded, max_length, coins)
+    shards = tuple(
+        (*pairs, *(canaries.trained_by(number) if canaries else ()))
+        for number, pairs in enumerate(_tokenized_shards(inputs, loaded, max_length))
+    )
     scored = reference([pair for shard in shards for pair in shard])
     bounds = np.cumsum([0, *map(len, shards)])
     held_out = _held_out(config, inputs, loaded, max_length, reference)
@@ -232,6 +199,11 @@ def assemble(config: Config, *, base_folder: Path | None = None) -> Assembly:
         measure=HeldOutMeasure(gradients, held_out, max_grad_norm=plan.max_grad_norm),
         held_out=held_out,
         data_fingerprint=_fingerprint(shards, held_out),
+        canaries=canaries,
+        held_back=tuple(
+            tokenize_pairs(pairs, loaded.tokenizer, max_length=max_length).pairs
+            for pairs in inputs.held_back
+        ),
     )
 
 
@@ -272,6 +244,26 @@ def _tokenized_shards(
     return tuple(
         tokenize_pairs(shard.pairs, loaded.tokenizer, max_length=max_length).pairs
         for shard in inputs.partition.shards
+    )
+
+
+def _canaries(
+    config: Config, plan: RunPlan, loaded: LoadedModel, max_length: int, coins: PairCoins | None
+) -> PairCanaries | None:
+    wanted = config.evaluation.audit_pairs
+    if wanted != (coins.heads.size if coins else 0):
+        raise DataError(
+            f"evaluation.audit_pairs={wanted} needs as many coins of the auditor",
+            advice="Pair canaries belong to simulated runs; set evaluation.audit_pairs=0.",
+        )
+    if coins is None:
+        return None
+    return write_canaries(
+        coins,
+        len(plan.facts.client_names),
+        loaded.tokenizer,
+        max_length=max_length,
+        seed=config.run.seed,
     )
 
 

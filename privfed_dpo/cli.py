@@ -214,3 +214,12 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
         typer.echo(verdict.as_text())
     if not verdict.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def audit(run: RunFolder, as_json: AsJson = False) -> None:
+    """Try to prove a run's epsilon wrong with its canaries; fails if that succeeds."""
+    from privfed_dpo.commands.audit import audit_folder
+
+    if not audit_folder(run, as_json=as_json):
+        raise typer.Exit(1)

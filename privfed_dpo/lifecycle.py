@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit
-from privfed_dpo.assembly import Assembly, assemble, load_inputs, plan_only
+from privfed_dpo.assembly import Assembly, assemble, plan_only
+from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins
+from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import Config, dump_config, load_config
 from privfed_dpo.engine.checkpoint import (
     Checkpoint,
@@ -35,6 +37,7 @@ from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
+from privfed_dpo.inputs import load_inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.saved_adapter import verify_saved_adapter
 from privfed_dpo.observe.environment import environment_facts
@@ -56,8 +59,6 @@ from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 
 BASE_FOLDER = "base"
 """The embedded task's own base model; a real base is named by the config and stays where it is."""
-
-LANES_FILE = "audit_lanes.npz"
 
 _CHECKED_PAIRS = 4
 
@@ -93,9 +94,12 @@ def train(
         PrivFedError: see its subclasses. A ledger that exists is complete whatever happens.
     """
     folder = new_run_folder(config) if folder is None else folder
-    assembly = assemble(config, base_folder=folder / BASE_FOLDER)
+    coins = _toss_pair_coins(config, entropy)
+    assembly = assemble(config, base_folder=folder / BASE_FOLDER, coins=coins)
     run_id = entropy(16)
     folder.mkdir(parents=True, exist_ok=True)
+    if coins is not None:
+        coins.save(folder / COINS_FILE)
     write_text_atomic(folder / CONFIG_FILE, dump_config(config))
     write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
     ledger = Ledger.create(folder / LEDGER_FILE, _header(assembly, run_id, folder))
@@ -142,8 +146,7 @@ def resume(
             (f"the run in {folder} has ended with status {ledger.status}",),
             advice="Start a new run; a finished run cannot go on.",
         )
-    config = load_config(folder / CONFIG_FILE)
-    assembly = assemble(config, base_folder=folder / BASE_FOLDER)
+    assembly = reopen(folder)
     checkpoint = load_checkpoint(
         folder / CHECKPOINT_FOLDER,
         plan_hash=assembly.plan.plan_hash,
@@ -156,6 +159,20 @@ def resume(
     run_id = bytes.fromhex(ledger.header.run_id)
     run = _Run(assembly, folder, ledger, run_id, (RunRecorder(folder), *observers), entropy)
     return run.play(run.recover(checkpoint))
+
+
+def reopen(folder: Path) -> Assembly:
+    """Bring back data, model and the auditor's coins of a run.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        ConfigError, DataError, ModelError, PlanRefused: what is missing or changed.
+    """
+    config = load_config(folder / CONFIG_FILE)
+    coins = PairCoins.load(folder / COINS_FILE) if config.evaluation.audit_pairs else None
+    return assemble(config, base_folder=folder / BASE_FOLDER, coins=coins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +286,15 @@ def drive(script: TrainingScript, carrier: Carrier) -> TrainingResult:
     except StopIteration as stop:
         result: TrainingResult = stop.value
         return result
+
+
+def _toss_pair_coins(config: Config, entropy: Entropy) -> PairCoins | None:
+    """Decide what pair canaries do; the auditor's secret until the run is over."""
+    wanted = config.evaluation
+    if not wanted.audit_pairs:
+        return None
+    stream = StreamIssuer(entropy).issue("audit/pair-coins")
+    return PairCoins.toss(wanted.audit_pairs_form, wanted.audit_pairs, stream)
 
 
 def _toss_coins(plan: RunPlan, entropy: Entropy) -> LaneRecord | None:

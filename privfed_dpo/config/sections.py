@@ -226,6 +226,21 @@ class EvaluationConfig(_Section):
         description="dummy coordinates with canaries that audit the noise of distributed mode at "
         "no cost in utility; 0 is off [coordinates]",
     )
+    audit_pairs: NonNegativeInt = Field(
+        0,
+        description="made-up pairs that secret coins put into clients' data, to audit the final "
+        "adapter; keep them below 2 % of all pairs; 0 is off [pairs]",
+    )
+    audit_pairs_form: Literal["in_out", "swap"] = Field(
+        "in_out",
+        description="what a coin decides: whether the pair is there, or which response is chosen "
+        "(audits replace-one adjacency)",
+    )
+    audit_held_back: NonNegativeInt = Field(
+        0,
+        description="pairs each client keeps out of training, at most half of them, so that the "
+        "audit can measure membership inference; 0 is off [pairs]",
+    )
 
 
 class Config(_Section):

@@ -16,6 +16,7 @@ _FILES = {
     "adapter_config_sha256": f"{ADAPTER_FOLDER}/adapter_config.json",
     "environment_sha256": ENVIRONMENT_FILE,
     "audit_lanes_sha256": "audit_lanes.npz",
+    "audit_pairs_sha256": "audit_pairs.npz",
 }
 _SUMMARY_FACT = "summary_sha256"
 _LATER_KEYS = frozenset({"ledger_head", "audit"})
@@ -26,8 +27,8 @@ def closing_facts(folder: Path, summary: Mapping[str, object]) -> dict[str, str]
     """Hash what a finished run leaves behind, for the ledger's close line.
 
     Args:
-        folder: the run folder; metrics, environment, adapter and audit lanes (if the run has any)
-            are written and final.
+        folder: the run folder; metrics, environment, adapter and the audit's coins and lanes
+            (if the run has any) are written and final.
         summary: the content of `summary.json`, which may still lack what comes after the close.
 
     Returns:

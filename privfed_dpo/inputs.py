@@ -1,0 +1,68 @@
+"""From a configuration to preference pairs: who holds what, what is held out, what is held back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from privfed_dpo.audit.held_back import hold_back
+from privfed_dpo.config import Config
+from privfed_dpo.data.pairs import PreferencePair
+from privfed_dpo.data.partition import Partition, partition_pairs
+from privfed_dpo.data.preferences import load_preferences
+from privfed_dpo.data.synthetic import SyntheticTask, synthetic_task
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Preference pairs before any model: who holds what, and what is held out.
+
+    Attributes:
+        partition: clients with their pairs.
+        held_out: pairs the coordinator measures on; empty if none were given.
+        task: the embedded task, where the data come from it.
+        held_back: pairs of each client that the audit keeps out of training.
+    """
+
+    partition: Partition = field(repr=False)
+    held_out: tuple[PreferencePair, ...] = field(repr=False)
+    task: SyntheticTask | None = field(repr=False)
+    held_back: tuple[tuple[PreferencePair, ...], ...] = field(repr=False, default=())
+
+
+def load_inputs(config: Config) -> Inputs:
+    """Read and check preference data and spread it over clients.
+
+    Raises:
+        DataError: the data cannot be used; nothing was computed.
+    """
+    data = config.data
+    task: SyntheticTask | None = None
+    held_out: tuple[PreferencePair, ...] = ()
+    if data.train == SYNTHETIC:
+        task = synthetic_task(
+            clients=data.clients or 1,
+            pairs_per_client=data.pairs_per_client,
+            eval_pairs=data.eval_pairs,
+            seed=config.run.seed,
+            heterogeneity=data.heterogeneity,
+        )
+        pairs, held_out = task.train, task.evaluation
+    else:
+        pairs = load_preferences(data.train, split=data.train_split)
+    if data.eval is not None:
+        held_out = load_preferences(data.eval, split=data.eval_split)
+    partition = partition_pairs(
+        pairs,
+        kind=data.partition,
+        clients=data.clients,
+        min_pairs=data.min_pairs,
+        max_pairs=data.max_pairs,
+        seed=config.run.seed,
+        alpha=data.dirichlet_alpha,
+    )
+    audited = hold_back(partition, config.evaluation.audit_held_back, seed=config.run.seed)
+    return Inputs(
+        partition=audited.partition, held_out=held_out, task=task, held_back=audited.pairs
+    )
