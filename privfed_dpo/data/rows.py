@@ -35,9 +35,9 @@ def read_rows(source: str, *, split: str, name: str | None = None) -> Iterator[R
     """Yield the rows of a source in order.
 
     Args:
-        source: a path ending in one of `FILE_SUFFIXES`, a local data-set folder, or a hub id such
-            as `owner/name`.
-        split: the split of a hub id or folder; files have only one and ignore it.
+        source: a path ending in one of `FILE_SUFFIXES`, a local data-set folder (files by split, or
+            what `save_to_disk` of the datasets library wrote), or a hub id such as `owner/name`.
+        split: the split of a hub id or folder; files and saved single splits ignore it.
         name: the configuration of a hub id, when it has several.
 
     Yields:
@@ -120,12 +120,18 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
 
 
 def _hub_rows(source: str, *, split: str, name: str | None) -> Iterator[RawRow]:
-    from datasets import load_dataset  # noqa: PLC0415 - heavy, and only for hub ids
+    from datasets import load_dataset, load_from_disk  # noqa: PLC0415 - heavy, only for these
     from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
+    folder = Path(source)
     try:
-        table = load_dataset(source, name, split=split)
-    except (DatasetsError, OSError, ValueError) as error:
+        if (folder / "dataset_dict.json").is_file():
+            table = load_from_disk(source)[split]
+        elif (folder / "state.json").is_file():
+            table = load_from_disk(source)
+        else:
+            table = load_dataset(source, name, split=split)
+    except (DatasetsError, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{source}: the data set (split '{split}') cannot be loaded: {error}",
             source=source,

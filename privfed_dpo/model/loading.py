@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +27,16 @@ from privfed_dpo.model.tiny import tiny_llama_config as _tiny_llama_config
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
 AttentionName = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    ImportError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +184,18 @@ def _make_tiny(
 def _load_checkpoint(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with _loading(spec):
         config = AutoConfig.from_pretrained(spec.base, revision=spec.revision)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             spec.base,
             revision=spec.revision,
             config=_without_dropout(config),
             dtype=_dtype_of(spec),
             use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **_kernel(spec),
         )
         tokenizer = AutoTokenizer.from_pretrained(spec.base, revision=spec.revision)
+    _refuse_random_weights(spec, report)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -193,20 +208,44 @@ def _load_checkpoint(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokeni
     return model, tokenizer
 
 
+def _refuse_random_weights(spec: ModelSpec, report: Mapping[str, Any]) -> None:
+    """Where checkpoint and config disagree, transformers goes on with random weights."""
+    missing = sorted(report["missing_keys"])
+    misshapen = sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    for names, fault in ((missing, "lacks"), (misshapen, "holds in another shape")):
+        if names:
+            raise ModelError(
+                f"The checkpoint {spec.base!r} {fault} {len(names)} of the weights its config.json "
+                f"asks for, {names[0]} for instance; they would be random.",
+                advice="Get the whole checkpoint, or the config.json that belongs to it.",
+            )
+
+
 @contextlib.contextmanager
 def _loading(spec: ModelSpec) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         where = "folder" if Path(spec.base).exists() else "name"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ModelError(
-            f"No causal language model could be loaded from the {where} {spec.base!r}: {reason}",
+            f"No causal language model could be loaded from the {where} {spec.base!r}: "
+            f"{_reason(error, spec)}",
             advice=(
                 f"model.base is {TINY_LLAMA!r}, a folder with config.json, *.safetensors and "
                 "tokenizer files, or a hub id that this machine can reach."
             ),
         ) from error
+
+
+def _reason(error: Exception, spec: ModelSpec) -> str:
+    """The first line of what a library said, or something plainer where it is known."""
+    if spec.base.startswith(("/", "./", "../", "~")) and not Path(spec.base).exists():
+        return "there is no such folder"
+    if isinstance(error, SafetensorError):
+        return f"a weights file is damaged ({error})"
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+    said = str(cause or error).strip()
+    return said.splitlines()[0] if said else repr(error)
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
