@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from accounting import AccountingError, BudgetExceeded
+from privfed_dpo.commands.secagg import secagg
 from privfed_dpo.config import Config, load_config
 from privfed_dpo.config.reference import key_help
 from privfed_dpo.errors import ConfigError, PrivFedError
@@ -158,6 +159,9 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
         typer.echo(json.dumps(facts, indent=2))
     else:
         Console().print(render_plan(facts))
+
+
+app.command()(secagg)
 
 
 @app.command(epilog=_KEYS)

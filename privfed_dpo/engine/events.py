@@ -84,6 +84,23 @@ class PhaseClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyRefused:
+    """A client answered what the protocol does not allow; it counts as dropped.
+
+    Attributes:
+        round: training round.
+        phase: the step the reply was for.
+        client: client number whose reply it was.
+        reason: what was wrong, without any secret.
+    """
+
+    round: int
+    phase: str
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoundFinished:
     """A round is over, released or aborted, and its row is complete."""
 
@@ -97,5 +114,5 @@ class RunFinished:
     summary: Mapping[str, object]
 
 
-EngineEvent = PlanReady | RoundStarted | PhaseClosed | RoundFinished | RunFinished
+EngineEvent = PlanReady | RoundStarted | PhaseClosed | ReplyRefused | RoundFinished | RunFinished
 Observer = Callable[[EngineEvent], None]

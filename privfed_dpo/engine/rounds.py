@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed_dpo.engine.client import round_id
-from privfed_dpo.engine.events import Observer, PhaseClosed
+from privfed_dpo.engine.events import Observer, PhaseClosed, ReplyRefused
 from privfed_dpo.engine.messages import (
     COORDINATOR,
     PLAIN_INPUT,
@@ -124,7 +124,8 @@ class RoundCoordinator:
             for client, payload in self._payloads(replies, phase.value):
                 try:
                     server.receive(client, payload)
-                except RemoteProtocolError:
+                except RemoteProtocolError as error:
+                    self._refuse(phase.value, client, str(error))
                     continue
                 answered += 1
             missing = len(outbox) - answered
@@ -181,12 +182,18 @@ class RoundCoordinator:
             self._upload_bytes += len(data)
             try:
                 envelope = decode_envelope(data)
-            except MalformedEnvelope:
+            except MalformedEnvelope as error:
+                self._refuse(step, client, str(error))
                 continue
             expected = (self._run_id, self._round, step, client)
             if (envelope.run_id, envelope.round, envelope.step, envelope.sender) == expected:
                 opened.append((client, envelope.payload))
+            else:
+                self._refuse(step, client, "the reply belongs to another run, round or step")
         return opened
+
+    def _refuse(self, step: str, client: int, reason: str) -> None:
+        self._observer(ReplyRefused(self._round, step, client, reason))
 
     def _result(
         self,

@@ -16,6 +16,7 @@ from privfed_dpo.engine.events import (
     MetricsRow,
     PhaseClosed,
     PlanReady,
+    ReplyRefused,
     RoundFinished,
     RoundStarted,
     RunFinished,
@@ -84,6 +85,13 @@ class ProgressConsole:
             case PhaseClosed(phase=phase, answered=answered, missing=missing):
                 self._phase = f"{phase} done: {answered} answered"
                 self._phase += f", {missing} missing" if missing else ""
+            case ReplyRefused(round=number, phase=phase, client=client, reason=reason):
+                self.console.print(
+                    f"round {number}: client {client} refused in {phase}: {reason}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
             case RoundFinished(row=row):
                 self._finish_round(row)
             case RunFinished(summary=summary):

@@ -10,6 +10,7 @@ from privfed_dpo.engine.events import (
     MetricsRow,
     PhaseClosed,
     PlanReady,
+    ReplyRefused,
     RoundFinished,
     RoundStarted,
     RunFinished,
@@ -49,7 +50,7 @@ class RunRecorder:
                 append_row(self.run_dir / METRICS_FILE, row)
             case RunFinished(summary=summary):
                 write_json_atomic(self.run_dir / SUMMARY_FILE, summary)
-            case RoundStarted() | PhaseClosed():
+            case RoundStarted() | PhaseClosed() | ReplyRefused():
                 pass
 
     def restore(self, rows: Iterable[MetricsRow]) -> None:

@@ -1,0 +1,105 @@
+"""A federation without a language model: gradients are made up, everything else is real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from privfed_dpo.config import parse_config
+from privfed_dpo.data.tokenize import TokenizedPair, pair_key
+from privfed_dpo.engine.client import FederatedClient
+from privfed_dpo.engine.contribution import Contributor, PrivateShard
+from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.rounds import RoundCoordinator
+from privfed_dpo.mechanism.keystream import StreamIssuer
+from secure_agg import IdentityKey
+from tests.support.entropy import counted_entropy
+
+RUN_ID = b"fake-run-of-16-b"
+DIMENSION = 12
+
+CONFIG = """
+privacy:
+  noise_multiplier: 1.0
+  max_grad_norm: 1.0
+  sample_rate: 0.5
+  dropout_tolerance: 2
+  colluders: 1
+federation: {rounds: 50}
+"""
+
+
+class FakeGradients:
+    """Each pair's gradient follows from its key and the weights; long enough to be clipped."""
+
+    def __init__(self) -> None:
+        self.weights = np.zeros(DIMENSION, dtype=np.float32)
+
+    def load(self, weights: np.ndarray) -> None:
+        self.weights = weights
+
+    def pair_gradients(self, pairs, reference) -> Iterator[torch.Tensor]:
+        assert len(pairs) == len(reference)
+        rows = [
+            np.random.default_rng(int(pair.key[:8], 16)).normal(size=DIMENSION) for pair in pairs
+        ]
+        for start in range(0, len(rows), 3):
+            yield torch.from_numpy(np.array(rows[start : start + 3]) - self.weights)
+
+
+def fake_plan(*overrides: str, clients: int = 8, pairs: int = 10) -> RunPlan:
+    """The plan of a fake federation; overrides as on the command line."""
+    facts = PublicFacts(
+        client_names=tuple(f"client-{i}" for i in range(clients)),
+        client_pairs=(pairs,) * clients,
+        dimension=DIMENSION,
+        model_fingerprint="fake",
+        model_bytes=0,
+    )
+    return make_plan(parse_config(CONFIG, [f"data.clients={clients}", *overrides]), facts)
+
+
+def fake_clients(
+    plan: RunPlan, seed: str = "fake"
+) -> tuple[dict[int, FederatedClient], dict[int, bytes]]:
+    """All clients of the plan with deterministic keys, and their roster."""
+    entropy = counted_entropy(seed)
+    count = len(plan.facts.client_names)
+    identities = [IdentityKey.generate(entropy) for _ in range(count)]
+    roster = {number: identity.public for number, identity in enumerate(identities)}
+    clients = {}
+    for number in range(count):
+        pairs = tuple(_pair(number, i) for i in range(plan.facts.client_pairs[number]))
+        contributor = Contributor(
+            plan=plan,
+            client=number,
+            shard=PrivateShard(pairs, np.zeros((len(pairs), 2), dtype=np.float32)),
+            source=FakeGradients(),
+            issuer=StreamIssuer(counted_entropy(f"{seed}/noise/{number}")),
+        )
+        clients[number] = FederatedClient(
+            contributor=contributor,
+            run_id=RUN_ID,
+            identity=identities[number],
+            roster=roster,
+            entropy=entropy,
+        )
+    return clients, roster
+
+
+def fake_coordinator(
+    plan: RunPlan, roster: Mapping[int, bytes], observer=lambda _: None, round_number: int = 1
+) -> RoundCoordinator:
+    """A coordinator that invites the first clients of the roster."""
+    cohort = dict(list(roster.items())[: plan.cohort])
+    return RoundCoordinator(
+        plan=plan, run_id=RUN_ID, round_number=round_number, cohort=cohort, observer=observer
+    )
+
+
+def _pair(client: int, place: int) -> TokenizedPair:
+    ids = ((client + 1,), (place + 1,), (place + 2,))
+    return TokenizedPair(*ids, key=pair_key(*ids))
