@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus.grad_sample import GradSampleHooks
-from torch import nn
 
 from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.dpo.loss import LossKind, PairLoss
+from privfed_dpo.dpo.pair_hooks import PairGraph, pair_graph, recomputed_activations
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, Float32Vector
 from privfed_dpo.model.pair_batch import PairBatch, length_ordered_batches
@@ -42,6 +40,7 @@ class PairGradients:
         scorer: layout and scoring, in the form that was decided.
         micro_batch_pairs: most pairs that go through the model at once; it changes memory and
             speed, never the set of rows.
+        gradient_checkpointing: whether activations are computed again in the backward pass.
     """
 
     def __init__(
@@ -53,6 +52,7 @@ class PairGradients:
         label_smoothing: float = 0.0,
         form: RequestedForm = "auto",
         micro_batch_pairs: int = 16,
+        gradient_checkpointing: bool = False,
     ) -> None:
         """Checks the model and settles the form.
 
@@ -63,6 +63,8 @@ class PairGradients:
             label_smoothing: see `PairLoss`.
             form: `packed` (one row per pair), `two_forward`, or `auto`: packed where exact.
             micro_batch_pairs: >= 1.
+            gradient_checkpointing: keep only the inputs of decoder blocks and compute the rest
+                again in the backward pass: less memory, about a third more time, same rows.
 
         Raises:
             ModelError: bad constants, no exact form for this model, or rows that are not pairs.
@@ -72,6 +74,7 @@ class PairGradients:
         self.adapter = adapter
         self.scorer = PairScorer(adapter, form)
         self.micro_batch_pairs = micro_batch_pairs
+        self.gradient_checkpointing = gradient_checkpointing
         self._refuse_inexact_rows()
 
     def __call__(
@@ -121,8 +124,9 @@ class PairGradients:
         total = np.zeros(self.adapter.dimension, dtype=np.float64)
         for chosen in length_ordered_batches(pairs, self.micro_batch_pairs):
             batch = self.scorer.batch([pairs[i] for i in chosen])
-            loss = self._losses(batch, reference[chosen]).sum()
-            gradients = torch.autograd.grad(loss, self.adapter.parameters)
+            with self._activations():
+                loss = self._losses(batch, reference[chosen]).sum()
+                gradients = torch.autograd.grad(loss, self.adapter.parameters)
             total += torch.cat([g.reshape(-1) for g in gradients]).double().cpu().numpy()
         mean: Float32Vector = (total / len(pairs)).astype(np.float32)
         return mean
@@ -133,15 +137,45 @@ class PairGradients:
         for chosen in length_ordered_batches(pairs, self.micro_batch_pairs):
             yield chosen, self._micro_batch([pairs[i] for i in chosen], reference[chosen])
 
+    @contextlib.contextmanager
+    def graph(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> Iterator[PairGraph]:
+        """The losses of ONE micro-batch, whose gradients can be taken layer by layer.
+
+        Args:
+            pairs: b >= 1 pairs; row i of every layer's gradient is pair i.
+            reference: float [b, 2].
+
+        Returns:
+            A context that holds the graph; its `backward` hands over float32 [b, size] per slot.
+
+        Raises:
+            ModelError: shapes do not fit, a pair is too long, or a row would not be a pair.
+        """
+        self._check_reference(pairs, reference)
+        batch = self.scorer.batch(pairs)
+        with self._activations(), pair_graph(self.adapter, batch) as graph:
+            graph.set_losses(self._losses(batch, reference))
+            yield graph
+
     def _micro_batch(
         self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
     ) -> torch.Tensor:
-        batch = self.scorer.batch(pairs)
-        with _hooks(self.adapter.linear_layers):
-            loss = self._losses(batch, reference).sum()
-            _refuse_foreign_rows(self.adapter, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return _collect(self.adapter, batch.pair_count)
+        layout = self.adapter.layout
+        rows = torch.empty(len(pairs), self.adapter.dimension, device=self.adapter.device)
+
+        def receive(index: int, values: torch.Tensor) -> None:
+            rows[:, layout[index].start : layout[index].stop] = values
+
+        with self.graph(pairs, reference) as graph:
+            graph.backward(receive)
+        return rows
+
+    def _activations(self) -> contextlib.AbstractContextManager[None]:
+        if self.gradient_checkpointing:
+            return recomputed_activations(self.adapter.model)
+        return contextlib.nullcontext()
 
     def _refuse_inexact_rows(self) -> None:
         pairs = self.scorer.made_up_pairs()
@@ -178,59 +212,3 @@ class PairGradients:
                 f"({len(pairs)}, 2), not {reference.shape}.",
                 advice="Take them from ReferenceLogprobs for the same pairs in the same order.",
             )
-
-
-@contextlib.contextmanager
-def _hooks(layers: Sequence[nn.Linear]) -> Iterator[None]:
-    """Attaches Opacus to the adapter's layers alone, and leaves no trace of it."""
-    # A list of the layers gives Opacus exactly what is trained; the model itself stays in eval
-    # mode, so that nothing but these layers knows that training goes on.
-    group = nn.ModuleList(layers)
-    hooks = GradSampleHooks(group, batch_first=True, loss_reduction="sum")
-    group.train()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            yield
-    finally:
-        hooks.cleanup()
-        group.eval()
-        for layer in layers:
-            layer.weight.grad = None
-            for leftover in ("activations", "max_batch_len"):
-                if hasattr(layer, leftover):
-                    delattr(layer, leftover)
-
-
-def _refuse_foreign_rows(adapter: Adapter, batch: PairBatch) -> None:
-    for slot, layer in _slots(adapter):
-        seen = getattr(layer, "activations", [])
-        shapes = [tuple(tensor.shape) for call in seen for tensor in call]
-        # [pair, ..., token, width]; two dimensions would be tokens, whatever their number.
-        foreign = any(len(s) < 3 or s[0] != batch.pair_count for s in shapes)  # noqa: PLR2004
-        if foreign or len(seen) != len(batch.sequences):
-            raise ModelError(
-                f"{slot} saw inputs of shape {shapes} for {batch.pair_count} pairs: its rows are "
-                "not pairs, so its gradient cannot be clipped per pair.",
-                advice="Leave this layer out of target_modules.",
-            )
-
-
-def _collect(adapter: Adapter, pair_count: int) -> torch.Tensor:
-    rows: list[torch.Tensor] = []
-    for slot, layer in _slots(adapter):
-        sample = getattr(layer.weight, "grad_sample", None)
-        if not isinstance(sample, torch.Tensor) or len(sample) != pair_count:
-            found = "none" if sample is None else f"{len(sample)}"
-            raise ModelError(
-                f"{slot} has {found} gradients for {pair_count} pairs.",
-                advice="Leave this layer out of target_modules.",
-            )
-        rows.append(sample.reshape(pair_count, -1).float())
-    return torch.cat(rows, dim=1)
-
-
-def _slots(adapter: Adapter) -> Iterator[tuple[str, nn.Linear]]:
-    owners = {id(layer.weight): layer for layer in adapter.linear_layers}
-    for slot, parameter in zip(adapter.layout, adapter.parameters, strict=True):
-        yield slot.name, owners[id(parameter)]

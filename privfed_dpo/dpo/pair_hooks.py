@@ -1,0 +1,229 @@
+"""Per-pair gradients of the adapter's layers, handed over layer by layer during one backward pass.
+
+Opacus supplies the hooks and the gradient sampler of a linear layer. Two things are changed, both
+without effect on the result. The backward side sits in the autograd graph itself instead of in
+module backward hooks, so activations live exactly as long as autograd needs them, recomputed
+(checkpointed) layers included. And the backward pass is asked for the embedding's gradient only,
+so autograd does not also compute the sum of all pairs' gradients, which nobody uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from opacus.grad_sample import GradSampleHooks
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from privfed_dpo.errors import ModelError
+from privfed_dpo.model.adapters import Adapter
+from privfed_dpo.model.pair_batch import PairBatch
+
+Receive = Callable[[int, torch.Tensor], None]
+"""Takes the number of a slot of the adapter's layout and its gradients, float32 [B, size]."""
+
+_LEAVE_OUT = "Leave this layer out of target_modules."
+
+
+class PairGraph:
+    """The losses of one micro-batch, ready to be differentiated pair by pair.
+
+    Made by `pair_graph`; valid inside it.
+    """
+
+    def __init__(self, adapter: Adapter, batch: PairBatch) -> None:
+        self._adapter = adapter
+        self._pair_count = batch.pair_count
+        self._calls = len(batch.sequences)
+        self._slots = {id(p): index for index, p in enumerate(adapter.parameters)}
+        self._loss: torch.Tensor | None = None
+        self._pending: dict[int, list[torch.Tensor]] = {}
+        self._received: set[int] = set()
+        self._receive: Receive | None = None
+        self.anchors: list[torch.Tensor] = []
+
+    def set_losses(self, losses: torch.Tensor) -> None:
+        """Takes the losses, float [B], computed while the hooks were on."""
+        self._loss = losses.sum()
+
+    def backward(self, receive: Receive, *, keep: bool = False) -> None:
+        """Hands over every slot's per-pair gradients once, in the order the pass reaches them.
+
+        Args:
+            receive: called with (slot, float32 [B, size]); a slot reached by several forward
+                passes (`two_forward`) is handed over when the last of them has been added, so
+                only packed rows are passed on at once.
+            keep: keep the graph, so that `backward` can be called again.
+
+        Raises:
+            ModelError: a layer gave no gradient, or one that is not per pair.
+        """
+        if self._loss is None:
+            raise ModelError("There is no loss yet.", advice="Call set_losses first.")
+        self._receive, self._received, self._pending = receive, set(), {}
+        try:
+            self._loss.backward(  # type: ignore[no-untyped-call]
+                inputs=self.anchors or None, retain_graph=keep
+            )
+        finally:
+            self._receive = None
+            for anchor in self.anchors:
+                anchor.grad = None
+        for index, slot in enumerate(self._adapter.layout):
+            if index not in self._received:
+                found = len(self._pending.get(index, []))
+                raise ModelError(
+                    f"{slot.name} has {found} gradients for {self._calls} passes over "
+                    f"{self._pair_count} pairs.",
+                    advice=_LEAVE_OUT,
+                )
+
+    def release(self) -> None:
+        """Lets go of the graph, whose nodes refer back to this object."""
+        self._loss, self._pending, self.anchors = None, {}, []
+
+    def check_rows(self, layer: nn.Module, activations: torch.Tensor) -> None:
+        """Refuses a layer whose first dimension is not the pair.
+
+        Raises:
+            ModelError: names the layer.
+        """
+        # [pair, ..., token, width]; two dimensions would be tokens, whatever their number.
+        if activations.ndim < 3 or activations.shape[0] != self._pair_count:  # noqa: PLR2004
+            raise ModelError(
+                f"{self._name(layer)} saw inputs of shape {tuple(activations.shape)} for "
+                f"{self._pair_count} pairs: its rows are not pairs, so its gradient cannot be "
+                "clipped per pair.",
+                advice=_LEAVE_OUT,
+            )
+
+    def take(self, parameter: nn.Parameter, rows: torch.Tensor) -> None:
+        """Accepts one pass' gradients of one weight, [B, *shape]."""
+        index = self._slots[id(parameter)]
+        parts = self._pending.setdefault(index, [])
+        parts.append(rows.reshape(self._pair_count, -1).float())
+        if len(parts) == self._calls and self._receive is not None and index not in self._received:
+            self._received.add(index)
+            del self._pending[index]
+            self._receive(index, parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0))
+
+    def _name(self, layer: nn.Module) -> str:
+        own = {id(p) for p in layer.parameters()}
+        for slot, parameter in zip(self._adapter.layout, self._adapter.parameters, strict=True):
+            if id(parameter) in own:
+                return slot.name
+        return type(layer).__name__
+
+
+class PairHooks(GradSampleHooks):  # type: ignore[misc]  # Opacus is untyped
+    """Opacus' hooks on the adapter's linear layers, feeding a `PairGraph`."""
+
+    def __init__(self, layers: Sequence[nn.Linear], graph: PairGraph) -> None:
+        self._graph = graph
+        super().__init__(nn.ModuleList(layers), batch_first=True, loss_reduction="sum")
+
+    def add_hooks(self, **_settings: object) -> None:
+        """Attaches the forward side; the backward side follows with every forward pass."""
+        self.autograd_grad_sample_hooks = [
+            layer.register_forward_hook(self._tap) for layer in self._module
+        ]
+        self.enable_hooks()
+
+    def _tap(
+        self, layer: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor | None:
+        if not (self.hooks_enabled and torch.is_grad_enabled()):
+            return None
+        self._graph.check_rows(layer, inputs[0])
+        sample = self.GRAD_SAMPLERS[nn.Linear]
+
+        def differentiate(activations: torch.Tensor, upstream: torch.Tensor) -> None:
+            for parameter, rows in sample(layer, [activations], upstream).items():
+                self._graph.take(parameter, rows)
+
+        apply: Callable[..., torch.Tensor] = _Tap.apply
+        return apply(output, inputs[0].detach(), differentiate)
+
+
+class _Tap(torch.autograd.Function):
+    """Passes a layer's output and its gradient through unchanged, and looks at both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: torch.Tensor, activations: torch.Tensor, look: Callable[..., None]
+    ) -> torch.Tensor:
+        ctx.save_for_backward(activations)
+        ctx.look = look
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (activations,) = ctx.saved_tensors
+        ctx.look(activations, upstream[0])
+        return upstream[0], None, None
+
+
+@contextlib.contextmanager
+def pair_graph(adapter: Adapter, batch: PairBatch) -> Iterator[PairGraph]:
+    """Hooks the adapter's layers for one micro-batch, and leaves no trace of it.
+
+    Args:
+        adapter: the policy.
+        batch: what is about to be scored; row b of every forward pass is pair b.
+
+    Returns:
+        The graph: score the batch, give it the losses, then call its `backward`.
+    """
+    graph = PairGraph(adapter, batch)
+
+    def anchor(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        if torch.is_grad_enabled():
+            graph.anchors.append(output.requires_grad_())
+
+    hooks = PairHooks(adapter.linear_layers, graph)
+    embedding = adapter.model.get_input_embeddings().register_forward_hook(anchor)
+    try:
+        yield graph
+    finally:
+        graph.release()
+        embedding.remove()
+        hooks.cleanup()
+        for parameter in adapter.parameters:
+            parameter.grad = None
+
+
+@contextlib.contextmanager
+def recomputed_activations(model: nn.Module) -> Iterator[None]:
+    """Within it, decoder layers keep only their inputs and recompute the rest for the backward.
+
+    The blocks alone are told that they are in training, which is what switches transformers'
+    checkpointing on; everything inside them stays in eval mode.
+
+    Raises:
+        ModelError: the model has no blocks that can be recomputed.
+    """
+    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not blocks:
+        raise ModelError(
+            "This model has no blocks whose activations can be recomputed.",
+            advice="Switch gradient_checkpointing off, or use smaller micro-batches.",
+        )
+    before = [(block, dict(vars(block))) for block in blocks]
+    try:
+        for block in blocks:
+            block.gradient_checkpointing = block.training = True
+            block._gradient_checkpointing_func = _recompute  # noqa: SLF001 - as transformers does
+        yield
+    finally:
+        for block, attributes in before:
+            vars(block).clear()
+            vars(block).update(attributes)
+
+
+def _recompute(function: Callable[..., Any], *args: Any) -> Any:
+    # Nothing is drawn at random inside a block, so no generator state has to be kept.
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
