@@ -8,7 +8,7 @@ import typer
 from privfed_dpo.cli import app
 from privfed_dpo.config import load_config
 from privfed_dpo.config.loading import key_names
-from tests.architecture.documents import DOCUMENTS, ROOT, code_spans, commands, text_of
+from tests.architecture.documents import DOCUMENTS, ROOT, blocks, code_spans, commands, text_of
 
 TYPED = sorted({(page, words) for page in DOCUMENTS for words in commands(page)})
 MAKE_TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -60,7 +60,20 @@ def test_a_configuration_key_exists(page):
                 pytest.fail(f"{page}: {word} is no override")
 
 
-def test_every_target_is_explained_somewhere():
+@pytest.mark.parametrize(
+    ("page", "program"), [(p, b) for p in DOCUMENTS for b in blocks(p, "python")]
+)
+def test_a_program_in_a_page_runs(page, program, capsys):
+    told = [float(number) for number in re.findall(r"^print.*  # ([\d.]+)", program, re.MULTILINE)]
+    assert told, f"{page}: say in a comment what each line prints"
+    exec(compile(program, page, "exec"), {})  # noqa: S102 - our own pages
+    printed = [float(line) for line in capsys.readouterr().out.split()]
+    assert printed == pytest.approx(told, rel=1e-3), f"{page} tells other numbers"
+
+
+def test_every_command_and_target_is_explained_somewhere():
     written = "".join(text_of(page) for page in DOCUMENTS)
+    for name in typer.main.get_command(app).commands:
+        assert f"privfed-dpo {name}" in written, f"no page shows privfed-dpo {name}"
     for target in MAKE_TARGETS - {"help"}:
         assert f"make {target}" in written, f"no page names make {target}"
