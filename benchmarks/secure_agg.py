@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from benchmarks.secure_agg_peer import Peer, load_peer
 from benchmarks.secure_agg_rounds import enrol
-from secure_agg import ClientId, Neighbourhood, Phase, rehearse
+from secure_agg import ClientId, Neighbourhood, Phase, plan_neighbourhood, rehearse
 from secure_agg.mask import CHUNK_BYTES, apply_masks
 from secure_agg.packing import FieldLayout, choose_layout
 from secure_agg.rotation import Rotation
@@ -268,22 +268,41 @@ def cost_table(sizes: tuple[int, ...], dimension: int) -> list[str]:
     return lines
 
 
+def degree_table() -> list[str]:
+    """How many neighbours the bounds ask for, far beyond what is rehearsed here."""
+    degrees = []
+    for clients in (100, 300, 1000, 3000, 10_000, 16_000):
+        plan = plan_neighbourhood(
+            clients=clients, max_dropped=clients // 10, colluders=clients // 20
+        )
+        degrees.append(f"{plan.neighbourhood.degree if plan.neighbourhood else clients - 1}")
+    return [
+        "\nNeighbours for the same shares, each bad event below 2^-40 after 2^40 tries:\n",
+        "| n | 100 | 300 | 1,000 | 3,000 | 10,000 | 16,000 |",
+        "|---|---|---|---|---|---|---|",
+        f"| k | {' | '.join(degrees)} |",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes: does it still run?")
+    parser.add_argument("--only", default="", help="one of masks, client, server, memory, ...")
     parser.add_argument("--write", action="store_true", help=f"record in {REPORT.name}")
     options = parser.parse_args()
     dimension = 20_000 if options.quick else 1_000_000
     peer = load_peer()
-    rows = [
-        *measure_masks(dimension, peer),
-        *measure_client(dimension, peer),
-        *measure_server(dimension, peer),
-        *measure_memory(dimension),
-        *measure_wire(dimension),
-        *measure_rotation((10, 12) if options.quick else (20, 23)),
-        *measure_threads(10 * dimension),
-    ]
+    blocks = (10, 12) if options.quick else (20, 23)
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "masks": lambda: measure_masks(dimension, peer),
+        "client": lambda: measure_client(dimension, peer),
+        "server": lambda: measure_server(dimension, peer),
+        "memory": lambda: measure_memory(dimension),
+        "wire": lambda: measure_wire(dimension),
+        "rotation": lambda: measure_rotation(blocks),
+        "threads": lambda: measure_threads(10 * dimension),
+    }
+    rows = [row for name, part in parts.items() if options.only in name for row in part()]
     sizes, small = ((10, 70), 1000) if options.quick else ((10, 100, 1000), 100_000)
     machine = (
         f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, numpy "
@@ -299,7 +318,8 @@ def main() -> None:
         "| what | measured | target | met |",
         "|---|---|---|---|",
         *(row.markdown() for row in rows),
-        *cost_table(sizes, small),
+        *(() if options.only else cost_table(sizes, small)),
+        *(() if options.only else degree_table()),
     ]
     text = "\n".join(lines) + "\n"
     print(text)

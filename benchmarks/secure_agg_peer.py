@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import importlib.metadata
+import io
 from types import ModuleType
 
 import numpy as np
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 _PACKAGE = "flwr.common.secure_aggregation"
@@ -38,18 +41,30 @@ class Peer:
         self._accumulators[dimension] = self._arithmetic.parameters_addition(total, mask)
 
     def client_step(self, values: np.ndarray, neighbours: int) -> bytes:
-        """Quantize, mask against everyone, reduce: what its client does to one update."""
-        private = ec.generate_private_key(ec.SECP384R1())
-        public = ec.generate_private_key(ec.SECP384R1()).public_key()
-        vector = self._quantization.quantize([values.astype(np.float64)], 3.0, _LEVELS)
+        """What its client does to one update: weigh, quantize, open shares, mask, reduce, pack.
+
+        Keys are kept and passed as PEM text, shares as Fernet tokens, as in its client.
+        """
+        private, public = _pem_pair()
+        fernet_key = base64.urlsafe_b64encode(bytes(32))
+        token = self._keys.encrypt(fernet_key, bytes(400))
+        vector = self._arithmetic.parameters_multiply([values], 1.0)
+        vector = self._quantization.quantize(vector, 3.0, _LEVELS)
         shape = [values.shape]
         own = self._masks.pseudo_rand_gen(b"0123456789abcdef" * 2, _MODULUS, shape)
         vector = self._arithmetic.parameters_addition(vector, own)
         for _ in range(neighbours):
-            key = self._keys.generate_shared_key(private, public)
+            self._keys.decrypt(fernet_key, token)
+            key = self._keys.generate_shared_key(
+                serialization.load_pem_private_key(private, password=None),
+                serialization.load_pem_public_key(public),
+            )
             mask = self._masks.pseudo_rand_gen(key, _MODULUS, shape)
             vector = self._arithmetic.parameters_addition(vector, mask)
-        return self._arithmetic.parameters_mod(vector, _MODULUS)[0].tobytes()
+        reduced = self._arithmetic.parameters_mod(vector, _MODULUS)[0]
+        packed = io.BytesIO()
+        np.save(packed, reduced, allow_pickle=False)
+        return packed.getvalue()
 
     def restore(self, secret_bytes: int, threshold: int, holders: int) -> None:
         """Restore one shared secret; the cost of sharing it first is not hidden from the caller."""
@@ -57,6 +72,19 @@ class Peer:
             raise RuntimeError("the peer's secret sharing is not installed")
         shares = _shares(self._shamir, secret_bytes, threshold, holders)
         self._shamir.combine_shares(shares[:threshold])
+
+
+def _pem_pair() -> tuple[bytes, bytes]:
+    mine, other = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    private = mine.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = other.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private, public
 
 
 def load_peer() -> Peer | None:

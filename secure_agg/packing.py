@@ -8,7 +8,7 @@ nothing, and that is the point. Field j of word i holds coordinate j * words + i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from secure_agg.params import WORD_DTYPES
 from secure_agg.types import RingVector
 
 _WORD_BITS: Final = (16, 32, 64)
+# Few enough words that a chunk and its scratch stay in the second-level cache.
+_CHUNK_WORDS: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class FieldLayout:
         """Wire size per coordinate, without the frame."""
         return self.words * self.modulus_bits / 8 / self.dimension
 
-    def pack(self, values: NDArray[np.int64]) -> RingVector:
+    def pack(self, values: NDArray[np.signedinteger[Any]]) -> RingVector:
         """Put one client's integers into words.
 
         Args:
@@ -93,19 +95,29 @@ class FieldLayout:
                 f"got shape {values.shape} and dtype {values.dtype}, not ({self.dimension},) "
                 "integers"
             )
-        if int(values.min()) < self.low or int(values.max()) > self.high:
-            raise LocalProtocolError(f"a value lies outside {self.low}..{self.high}")
         dtype = np.dtype(WORD_DTYPES[self.modulus_bits])
-        words = np.zeros(self.words, dtype=dtype)
-        offset = np.array(-self.low % (1 << self.modulus_bits), dtype=np.uint64).astype(dtype)
-        scratch = np.empty(self.words, dtype=dtype)
-        for place in range(self.fields_per_word):
-            plane = values[place * self.words : (place + 1) * self.words]
-            shifted = scratch[: len(plane)]
-            np.add(plane.astype(dtype), offset, out=shifted)
-            np.left_shift(shifted, dtype.type(place * self.field_bits), out=shifted)
-            np.bitwise_or(words[: len(plane)], shifted, out=words[: len(plane)])
+        words = np.empty(self.words, dtype=dtype)
+        offset = dtype.type(-self.low % (1 << self.modulus_bits))
+        scratch = np.empty(min(self.words, _CHUNK_WORDS), dtype=dtype)
+        for start in range(0, self.words, _CHUNK_WORDS):
+            chunk = words[start : start + _CHUNK_WORDS]
+            for place in range(self.fields_per_word):
+                first = place * self.words + start
+                plane = values[first : min(first + len(chunk), (place + 1) * self.words)]
+                if not plane.size:
+                    continue
+                self._check_range(plane)
+                field = chunk if place == 0 else scratch[: len(plane)]
+                np.copyto(field, plane, casting="unsafe")
+                field += offset
+                if place:
+                    field <<= dtype.type(place * self.field_bits)
+                    chunk[: len(plane)] |= field
         return words
+
+    def _check_range(self, plane: NDArray[np.signedinteger[Any]]) -> None:
+        if int(plane.min()) < self.low or int(plane.max()) > self.high:
+            raise LocalProtocolError(f"a value lies outside {self.low}..{self.high}")
 
     def unpack_sum(self, total: RingVector, contributors: int) -> NDArray[np.int64]:
         """Read the sum of the clients' integers out of the summed words.
@@ -131,11 +143,15 @@ class FieldLayout:
             )
         values = np.empty(self.dimension, dtype=np.int64)
         field = dtype.type((1 << self.field_bits) - 1)
-        for place in range(self.fields_per_word):
-            plane = values[place * self.words : (place + 1) * self.words]
-            part = total[: len(plane)] >> dtype.type(place * self.field_bits)
-            plane[:] = (part & field).astype(np.int64)
-        values += contributors * self.low
+        for start in range(0, self.words, _CHUNK_WORDS):
+            chunk = total[start : start + _CHUNK_WORDS]
+            for place in range(self.fields_per_word):
+                first = place * self.words + start
+                plane = values[first : min(first + len(chunk), (place + 1) * self.words)]
+                part = chunk[: len(plane)] >> dtype.type(place * self.field_bits)
+                part &= field
+                np.copyto(plane, part, casting="unsafe")
+                plane += contributors * self.low
         return values
 
 

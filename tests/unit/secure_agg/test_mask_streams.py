@@ -56,6 +56,18 @@ def test_threads_give_the_same_bytes(threads):
     np.testing.assert_array_equal(one, many)
 
 
+@pytest.mark.parametrize("shift", [0, 1, 3, 4])
+def test_words_off_their_boundaries_are_masked_alike(shift):
+    """As inside a message, where the header decides where the words begin."""
+    size = 4 * (CHUNK_BYTES // 4 + 5)
+    raw = bytearray(shift + size)
+    inside = np.frombuffer(raw, dtype=np.uint32, count=size // 4, offset=shift)
+    plain = np.zeros(size // 4, np.uint32)
+    for vector in (inside, plain):
+        apply_masks(vector, add=SEEDS[:2], subtract=SEEDS[2:])
+    np.testing.assert_array_equal(inside, plain)
+
+
 def test_no_vector_no_masks():
     apply_masks(np.zeros(0, np.uint32), add=SEEDS)
 

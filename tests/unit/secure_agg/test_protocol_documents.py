@@ -1,9 +1,13 @@
 """The documents say what the code does."""
 
+import doctest
 import itertools
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import secure_agg
 from secure_agg.codec import VERSION
 from secure_agg.kdf import PROTOCOL, Label
 from secure_agg.messages import BODY_TYPES
@@ -72,3 +76,19 @@ def test_every_test_the_threats_name_exists():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "THREATS.md").read_text()))
     assert len(named) > 20
     assert named <= functions | {path.stem for path in paths}
+
+
+def test_the_example_of_the_package_runs():
+    outcome = doctest.testmod(secure_agg)
+    assert outcome.attempted > 5
+    assert outcome.failed == 0
+
+
+def test_the_package_loads_no_machine_learning():
+    """Nor scipy, nor the accounting: it can be used on its own."""
+    heavy = "torch", "transformers", "scipy", "dp_accounting", "accounting", "privfed_dpo"
+    code = f"import sys, secure_agg; print([m for m in {heavy!r} if m in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert run.stdout.strip() == "[]"
