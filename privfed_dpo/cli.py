@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from accounting import AccountingError, BudgetExceeded
+from privfed_dpo.commands.costs import calibrate, epsilon
 from privfed_dpo.commands.secagg import secagg
 from privfed_dpo.config import Config, load_config
 from privfed_dpo.config.reference import key_help
@@ -161,6 +162,8 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
         Console().print(render_plan(facts))
 
 
+app.command()(epsilon)
+app.command()(calibrate)
 app.command()(secagg)
 
 

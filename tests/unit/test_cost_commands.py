@@ -1,0 +1,56 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from privfed_dpo.cli import app
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+ANCHORS = [
+    ("0.01", "1.0", "1000", "1e-5", 1.82824, 2.10137),
+    ("0.1", "2.0", "500", "1e-5", 5.55547, 6.03456),
+    ("1", "4.0", "20", "1e-5", 4.98331, 5.37773),
+]
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps", "delta", "pld", "rdp"), ANCHORS)
+def test_published_anchors(rate, noise, steps, delta, pld, rdp):
+    found = json.loads(
+        run("epsilon", "--sample-rate", rate, "--noise-multiplier", noise, "--steps", steps,
+            "--delta", delta, "--json")
+    )  # fmt: skip
+    for adversary in ("server", "coalition", "outside", "no_secagg"):
+        assert found["epsilon"][adversary]["pld"] == pytest.approx(pld, rel=1e-3)
+        assert found["epsilon"][adversary]["rdp"] == pytest.approx(rdp, rel=1e-3)
+
+
+def test_colluders_and_drop_outs_separate_the_adversaries():
+    found = json.loads(
+        run("epsilon", "--sample-rate", "0.05", "--noise-multiplier", "1", "--steps", "200",
+            "--cohort", "20", "--dropout-tolerance", "5", "--colluders", "2", "--json")
+    )["epsilon"]  # fmt: skip
+    assert found["coalition"]["pld"] == pytest.approx(4.7659, rel=1e-3)
+    assert found["server"]["pld"] == pytest.approx(4.1436, rel=1e-3)
+    assert found["no_secagg"]["pld"] > 100
+
+
+def test_calibration_carries_its_certificate():
+    found = json.loads(
+        run("calibrate", "--target-epsilon", "1.0", "--sample-rate", "0.01", "--steps", "1000",
+            "--json")
+    )  # fmt: skip
+    certificate = found["certificate"]
+    assert certificate["noise_multiplier"] == pytest.approx(1.41463, rel=2e-3)
+    assert certificate["epsilon"] <= 1.0 < certificate["epsilon_just_below"]
+
+
+def test_people_get_a_table_and_no_bound_without_noise():
+    text = run("epsilon", "--sample-rate", "0.1", "--noise-multiplier", "1", "--steps", "2",
+               "--mode", "none")  # fmt: skip
+    assert "no bound" in text
