@@ -20,7 +20,7 @@ def write_checkpoint(folder, family, texts, *, chat_template=None, seed=0, **ext
     tokenizer = byte_pair_tokenizer(texts, chat_template=chat_template)
     config = FAMILIES[family](**extra)
     # Like released checkpoints: more rows than tokens, since a family may add tokens of its own.
-    config.vocab_size = -(-len(tokenizer) // 64) * 64
+    config.vocab_size = (len(tokenizer) // 64 + 1) * 64
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     with torch.random.fork_rng():
         torch.manual_seed(seed)

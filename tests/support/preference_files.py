@@ -99,3 +99,16 @@ def write_folder(path, splits):
     for split, rows in splits.items():
         write_jsonl(path / f"{split}.jsonl", rows)
     return path
+
+
+def write_saved(path, rows):
+    """What `save_to_disk` writes: one split from a list of rows, several from a mapping."""
+    from datasets import Dataset, DatasetDict
+
+    if isinstance(rows, dict):
+        DatasetDict({name: Dataset.from_list(part) for name, part in rows.items()}).save_to_disk(
+            path
+        )
+    else:
+        Dataset.from_list(rows).save_to_disk(path)
+    return path
