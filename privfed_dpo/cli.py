@@ -224,9 +224,22 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def audit(run: RunFolder, as_json: AsJson = False) -> None:
+def audit(
+    run: Annotated[Path | None, typer.Argument(help="a run folder written by train")] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="plant known bugs and see that each is caught")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="self-test: runs of the correct build")] = 20,
+    as_json: AsJson = False,
+) -> None:
     """Try to prove a run's epsilon wrong with its canaries; fails if that succeeds."""
-    from privfed_dpo.commands.audit import audit_folder
+    if self_test == (run is not None):
+        raise ConfigError(("audit takes either a run folder or --self-test",))
+    from privfed_dpo.commands import audit as command
 
-    if not audit_folder(run, as_json=as_json):
+    if run is None:
+        passed = command.audit_the_audit(seeds=seeds, as_json=as_json)
+    else:
+        passed = command.audit_folder(run, as_json=as_json)
+    if not passed:
         raise typer.Exit(1)

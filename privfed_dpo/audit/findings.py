@@ -12,6 +12,15 @@ from accounting import Adjacency, Adversary, AuditBound
 WARNING_SHARE = 0.9
 """A bound above this share of the claim is worth a look, though it refutes nothing."""
 
+METHODS: Mapping[str, str] = {
+    "one_run": "one run",
+    "one_run_gaussian": "one run, f-DP",
+    "rates": "rates",
+    "rates_gaussian": "rates, f-DP",
+    "gaussian_fit": "Gaussian fit",
+}
+"""Short names of the methods of `accounting.audit`."""
+
 ASSUMPTIONS: Mapping[str, str] = {
     "one_run": "none beyond fair coins",
     "one_run_gaussian": "Gaussian trade-off curve",

@@ -7,17 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from privfed_dpo.audit.findings import AuditFindings, JudgedBound, Verdict
+from privfed_dpo.audit.findings import METHODS, AuditFindings, JudgedBound, Verdict
+from privfed_dpo.audit.self_test import FALSE_ALARM_LEVEL, SelfTestReport
 from privfed_dpo.observe.quantities import UNKNOWN, format_epsilon, format_share
 
 _STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
-METHODS = {
-    "one_run": "one run",
-    "one_run_gaussian": "one run, f-DP",
-    "rates": "rates",
-    "rates_gaussian": "rates, f-DP",
-    "gaussian_fit": "Gaussian fit",
-}
 _CONCLUSIONS = {
     Verdict.PASS: "No bound contradicts the certified epsilon.",
     Verdict.WARN: "No bound exceeds the certified epsilon, but one comes close to it.",
@@ -64,3 +58,30 @@ def _bounds(bounds: tuple[JudgedBound, ...]) -> Table:
             Text(judged.verdict.value.upper(), style=_STYLES[judged.verdict]),
         )
     return table
+
+
+def render_self_test(report: SelfTestReport) -> RenderableType:
+    """Lay out which check caught which planted bug, and how the correct build fared."""
+    table = Table(title="Planted bugs", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("bug", "caught by", "figure"):
+        table.add_column(heading)
+    for bug in report.bugs:
+        if not bug.caught_by:
+            table.add_row(bug.bug, Text("MISSED", style="bold red"), "")
+        for place, found in enumerate(bug.caught_by):
+            table.add_row("" if place else bug.bug, found.check, found.figure)
+    correct = report.correct
+    caught = sum(bool(bug.caught_by) for bug in report.bugs)
+    means = ", ".join(f"{METHODS[name]} {mean:.2f}" for name, mean in correct.mean_bounds.items())
+    level, certified = format_share(FALSE_ALARM_LEVEL), format_epsilon(correct.certified)
+    falsely = f"{len(correct.alarms)} false alarms in {correct.seeds} runs of all checks"
+    above = f"{correct.above} of {len(correct.bounds)} bounds above the certified {certified}"
+    lines = [
+        f"{caught} of {len(report.bugs)} planted bugs caught",
+        f"correct build: {falsely} (level {level} a run)",
+        f"its lanes at 95 %: {above}; means: {means}",
+        *(f"FALSE ALARM: {alarm.check}: {alarm.figure}" for alarm in correct.alarms),
+    ]
+    style = "green" if report.passed else "bold red"
+    verdict = Text("Self-test passed." if report.passed else "Self-test FAILED.", style=style)
+    return Group(table, *map(Text, lines), verdict)
