@@ -95,14 +95,19 @@ class RunVerdict:
         return "\n".join(lines)
 
 
-def verify_run(folder: Path) -> RunVerdict:
+def verify_run(folder: Path, *, known_head: str | None = None) -> RunVerdict:
     """Check a run folder: chain, spends, epsilon, and that every file belongs to the ledger.
 
     Epsilon is recomputed from the ledger's raw events by two accountants; nothing is taken from
     the summary but the claims that are to be checked.
 
+    Whoever made the folder can make another one, files, hashes and all, that agrees with itself.
+    Only a head noted elsewhere when the run ended tells the two apart.
+
     Args:
         folder: a run folder; an unfinished run can be checked too.
+        known_head: hash of the ledger's last line, from a source that the owner of the folder
+            cannot change.
 
     Raises:
         DataError: there is no ledger to check.
@@ -119,9 +124,12 @@ def verify_run(folder: Path) -> RunVerdict:
     except LedgerCorrupted as error:
         return RunVerdict(ok=False, problems=(f"the ledger cannot be read: {error}",))
     summary, problems = _read_summary(folder)
-    head = summary.get("ledger_head") if summary else None
-    verdict = verify_ledger(record, expected_head=head if isinstance(head, str) else None)
+    # A summary that names no head is as good as one that names a wrong one.
+    head = None if summary is None else str(summary.get("ledger_head", ""))
+    verdict = verify_ledger(record, expected_head=head)
     problems += [*verdict.problems, *_foreign_plan(folder, record.header)]
+    if known_head is not None and known_head != verdict.head:
+        problems.append(f"the ledger ends with {verdict.head}, not with the head you know")
     notes = list(verdict.notes)
     if verdict.status is not None:
         if summary is not None or not problems:
