@@ -210,11 +210,17 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
-def verify(run: RunFolder, as_json: AsJson = False) -> None:
+def verify(
+    run: RunFolder,
+    head: Annotated[
+        str | None, typer.Option(help="last line's hash, as noted elsewhere when the run ended")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Recompute epsilon from the ledger alone; fails if anything was altered."""
     from privfed_dpo.verification import verify_run
 
-    verdict = verify_run(run)
+    verdict = verify_run(run, known_head=head)
     if as_json:
         typer.echo(json.dumps(verdict.as_dict(), indent=2))
     else:

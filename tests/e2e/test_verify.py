@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accounting.canonical import canonical_bytes
-from accounting.ledger_format import genesis, line_hash
+from accounting.ledger_format import line_hash
 from privfed_dpo.errors import DataError
 from privfed_dpo.lifecycle import train
 from privfed_dpo.observe.evidence import file_sha256, summary_sha256
 from privfed_dpo.verification import verify_run
+from tests.support.forged_ledgers import lines_of, rechained, write_lines
 from tests.support.tiny_run import tiny_config
 
 
@@ -33,27 +33,6 @@ def folder(runs, tmp_path):
 
 
 # Tools of a forger
-
-
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "ledger.jsonl").read_bytes().splitlines()]
-
-
-def write_lines(folder, lines):
-    content = b"".join(canonical_bytes(line) + b"\n" for line in lines)
-    (folder / "ledger.jsonl").write_bytes(content)
-
-
-def rechained(lines):
-    """Numbers, links and hashes made anew, as an honest writer of these bodies would have."""
-    header = lines[0]["body"]
-    prev = genesis(header["plan_hash"], header["config_hash"])
-    chained = []
-    for index, line in enumerate(lines):
-        digest = line_hash(index, prev, line["kind"], line["body"])
-        chained.append({**line, "index": index, "prev": prev, "hash": digest})
-        prev = digest
-    return chained
 
 
 def edit_lines(change, *, chain):
