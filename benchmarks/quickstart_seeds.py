@@ -1,6 +1,6 @@
 """The quickstart over several seeds, private and not: the table in the README.
 
-    .venv/bin/python benchmarks/quickstart_seeds.py --seeds 3
+    .venv/bin/python -m benchmarks.quickstart_seeds --seeds 3
 
 Data, model, adapter and cohorts change with the seed. Both arms share every other setting, the clip
 norm included; only the noise is left out in the baseline.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from privfed_dpo.engine.checkpoint import write_atomically
 from privfed_dpo.engine.events import MetricsRow
 from privfed_dpo.errors import DataError
 
@@ -30,12 +31,7 @@ def write_text_atomic(path: Path, text: str) -> None:
         path: the file; its folder exists.
         text: the new content, written as UTF-8 and flushed to the disk before it replaces the old.
     """
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_atomically(path, text.encode())
 
 
 def write_json_atomic(path: Path, content: Mapping[str, object]) -> None:
