@@ -193,10 +193,23 @@ def test_to_evade_comparison_it_encodes_the_same_content_differently(cohort):
     server_refuses(round_, b"\x96\xcc\x01\x01" + data[3:], MalformedMessage)
 
 
+def test_to_evade_comparison_it_signs_another_encoding_of_the_same_body(cohort):
+    round_ = Round(cohort).run(Phase.UNMASK)
+    body = bytes(frame_of(round_.answer(LIAR, Phase.UNMASK)).body)
+    # [[[0, share], [1, share], ...]]: owner 0 as a two-byte integer, then a wide array header.
+    assert body[:4] == b"\x91\x96\x92\x00"
+    for other in (b"\x91\x96\x92\xcc\x00" + body[4:], b"\xdc\x00\x01" + body[1:]):
+        server_refuses(round_, from_client(cohort, Kind.UNMASK, LIAR, other), MalformedMessage)
+    server_refuses(round_, from_client(cohort, Kind.UNMASK, LIAR, body + b"\0"), MalformedMessage)
+    round_.server.receive(LIAR, from_client(cohort, Kind.UNMASK, LIAR, body))
+
+
 def test_to_downgrade_it_speaks_another_version(cohort):
     round_ = Round(cohort)
     data = round_.clients[LIAR].advertise()
     server_refuses(round_, b"\x96\x02" + data[2:], MalformedMessage)
+    with pytest.raises(MalformedMessage, match="version 2, this side speaks 1"):
+        round_.server.receive(LIAR, b"\x96\x02" + data[2:])
 
 
 def test_to_reach_other_code_it_invents_a_message_kind(cohort):

@@ -219,6 +219,16 @@ def test_to_collect_shares_at_one_holder_it_delivers_another_holders_box(cohort)
     refused(round_, Phase.MASKED_INPUT, data, AuthenticationFailed, culprits=(SERVER, ClientId(1)))
 
 
+def test_to_reuse_a_key_it_reflects_the_victims_own_box(cohort):
+    """Both directions agree on one secret; with one key for both, a constant nonce would be fatal."""
+    round_ = Round(cohort).run(Phase.MASKED_INPUT)
+    sent = body_of(round_.replies[Phase.SHARE_KEYS][VICTIM]).boxes
+    mine = body_of(round_.requests[Phase.MASKED_INPUT][VICTIM]).boxes
+    assert sent[0].client == mine[0].client == 1
+    data = tamper_request(round_, Phase.MASKED_INPUT, VICTIM, boxes=(sent[0], *mine[1:]))
+    refused(round_, Phase.MASKED_INPUT, data, AuthenticationFailed, culprits=(SERVER, ClientId(1)))
+
+
 def test_to_reuse_shares_it_replays_the_boxes_of_an_earlier_round(cohort):
     earlier = make_cohort(6, threshold=4, colluders=1, round_id=b"round-0000", seed="cohort")
     old = Round(earlier).run(Phase.MASKED_INPUT)

@@ -54,6 +54,25 @@ def test_to_isolate_the_victim_it_announces_too_few_survivors(cohort):
     refused(round_, Phase.CONSISTENCY_CHECK, data, InconsistentView)
 
 
+def test_to_shrink_the_sum_it_announces_one_survivor_too_few_far_from_the_victim():
+    """The victim's neighbourhood is whole; only the size of the set gives the lie away."""
+    near = Neighbourhood(degree=4, share_threshold=4, signature_quorum=10, signature_checks=10)
+    cohort = make_cohort(14, threshold=8, neighbourhood=near)
+    round_ = Round(cohort).run(Phase.CONSISTENCY_CHECK)
+    graph = round_.clients[VICTIM]._state.held
+    far = [c for c in cohort.params.client_ids if c not in graph]
+    for too_few in (True, False):
+        gone = far[: 5 if too_few else 4]
+        alive = [c for c in cohort.params.client_ids if c not in gone]
+        bitmap = to_bitmap(cohort.params, alive)
+        fresh = Round(cohort).run(Phase.CONSISTENCY_CHECK)
+        data = tamper_request(fresh, Phase.CONSISTENCY_CHECK, VICTIM, survivors=bitmap)
+        if too_few:
+            refused(fresh, Phase.CONSISTENCY_CHECK, data, InconsistentView)
+        else:
+            fresh.clients[VICTIM].handle(data)
+
+
 def test_to_get_the_victims_masking_key_it_declares_the_victim_dropped_to_its_face(cohort):
     round_ = Round(cohort).run(Phase.CONSISTENCY_CHECK)
     others = to_bitmap(cohort.params, [c for c in cohort.params.client_ids if c != VICTIM])
