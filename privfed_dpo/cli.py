@@ -179,8 +179,9 @@ def train(
     resolved = _config(config, overrides, run_dir)
     from privfed_dpo import lifecycle
     from privfed_dpo.observe.console import ProgressConsole
+    from privfed_dpo.observe.run_folder import new_run_folder
 
-    folder = lifecycle.new_run_folder(resolved)
+    folder = new_run_folder(resolved)
     with _resumable(folder), ProgressConsole() as observer:
         lifecycle.train(resolved, folder=folder, observers=[observer])
     typer.echo(f"run folder: {folder}")

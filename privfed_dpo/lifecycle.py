@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +48,7 @@ from privfed_dpo.observe.run_folder import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     LEDGER_FILE,
+    new_run_folder,
     write_json_atomic,
     write_text_atomic,
 )
@@ -321,25 +321,3 @@ def _header(assembly: Assembly, run_id: bytes, folder: Path) -> LedgerHeader:
 
 def _config_hash(folder: Path) -> str:
     return file_sha256(folder / CONFIG_FILE)
-
-
-def new_run_folder(config: Config, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Path:
-    """Return where a new run will live; nothing is created yet.
-
-    Raises:
-        ConfigError: something is there already.
-    """
-    if config.run.dir is None:
-        name = f"{now():%Y%m%d-%H%M%S}-{config.privacy.mode}-{secrets.token_hex(2)}"
-        return Path("runs") / name
-    folder = Path(config.run.dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        choice = "Choose another folder"
-        resumable = (folder / LEDGER_FILE).is_file()
-        raise ConfigError(
-            (f"run.dir={folder} exists and is not an empty folder",),
-            advice=f"{choice}, or go on with: privfed-dpo resume {folder}"
-            if resumable
-            else f"{choice}, or empty this one.",
-        )
-    return folder

@@ -156,6 +156,12 @@ class _Planner:
             return schedule, ring, Budget(target, self.delta)
         budget = Budget(privacy.target_epsilon or math.inf, self.delta)
         slack = self._with_noise(1.0)[0].slack
+        if slack.epsilon >= budget.epsilon:
+            raise PlanRefused(
+                f"no noise meets epsilon {budget.epsilon:g}: computing in whole numbers alone "
+                f"costs {slack.epsilon:.3g}",
+                advice="Raise privacy.target_epsilon.",
+            )
         model_budget = Budget(budget.epsilon - slack.epsilon, self.delta / slack.delta_factor)
         noise = calibrate_noise_multiplier(self._events_at(), model_budget).noise_multiplier
         schedule, ring = self._with_noise(noise)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
+from privfed_dpo.config import Config
 from privfed_dpo.engine.checkpoint import write_atomically
 from privfed_dpo.engine.events import MetricsRow
-from privfed_dpo.errors import DataError
+from privfed_dpo.errors import ConfigError, DataError
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -22,6 +25,39 @@ SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
 ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoint"
+
+
+def new_run_folder(config: Config, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Path:
+    """Return where a new run will live; nothing is created yet.
+
+    Args:
+        config: names the folder, or leaves it to be named after the time and the mode.
+        now: the time.
+
+    Raises:
+        ConfigError: something is there already, or no folder can be made there.
+    """
+    if config.run.dir is None:
+        name = f"{now():%Y%m%d-%H%M%S}-{config.privacy.mode}-{secrets.token_hex(2)}"
+        folder = Path("runs") / name
+    else:
+        folder = Path(config.run.dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        choice = "Choose another folder"
+        resumable = (folder / LEDGER_FILE).is_file()
+        raise ConfigError(
+            (f"run.dir={folder} exists and is not an empty folder",),
+            advice=f"{choice}, or go on with: privfed-dpo resume {folder}"
+            if resumable
+            else f"{choice}, or empty this one.",
+        )
+    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(
+            (f"run.dir={folder} cannot be made: {above} is no folder that can be written to",),
+            advice="Choose another folder.",
+        )
+    return folder
 
 
 def write_text_atomic(path: Path, text: str) -> None:

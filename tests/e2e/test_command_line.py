@@ -1,0 +1,234 @@
+"""The program as its users meet it: exit codes, sentences, silence."""
+
+import os
+import re
+import sys
+
+import pytest
+
+from privfed_dpo import cli
+from privfed_dpo.config.reference import key_help
+from tests.support import preference_files as files
+from tests.support.checkpoints import write_checkpoint
+from tests.support.tiny_run import TINY
+
+ESCAPE = "\x1b["
+
+
+class Ended:
+    """What a command left behind: exit code, standard output, standard error."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+        assert "Traceback" not in out + err, err
+        assert ESCAPE not in out + err, "colour codes where there is no terminal"
+
+    def refused(self, *parts, code=2):
+        """It failed as it should, saying all of `parts`, and printed no result."""
+        assert self.code == code, self.err
+        assert self.out == ""
+        said = re.sub(r"\s+", " ", self.err)
+        for part in parts:
+            assert part in said
+        return self
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Calls the installed entry point in this process."""
+    for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["privfed-dpo", *map(str, arguments)])
+        with monkeypatch.context() as environment:
+            environment.setattr(os, "environ", os.environ.copy())
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+        caught = capsys.readouterr()
+        return Ended(stop.value.code, caught.out, caught.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command-line")
+    (folder / "tiny.yaml").write_text(TINY + f"run: {{cache_dir: {folder / 'cache'}}}\n")
+    rows = files.preference_rows(users=5, per_user=4)
+    files.write_jsonl(folder / "pairs.jsonl", rows)
+    write_checkpoint(folder / "base", "llama", files.texts_of(rows))
+    return folder
+
+
+def own_data(home, *more):
+    return [
+        home / "tiny.yaml",
+        f"data.train={home / 'pairs.jsonl'}",
+        "data.clients=null",
+        f"model.base={home / 'base'}",
+        *more,
+    ]
+
+
+# A config that cannot be read
+
+
+def test_no_such_config(run, tmp_path):
+    run("plan", tmp_path / "nowhere.yaml").refused(
+        "cannot read the config", "nowhere.yaml", "No such file", "configs/quickstart.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xff\xfe\x00binary", "is not UTF-8 text"),
+        (b"data: [1", "is not valid YAML"),
+        (b"- a list", "must be a mapping of sections, not a list"),
+        (b"1: 2", "a key must be a name, not 1"),
+        (b"data: {1: 2}", "a key must be a name, not 1"),
+        (b"? [a, b]\n: 1", "a key must be a name"),
+        (b"data: {clients: 5}\ndata: {clients: 6}", "the key 'data' is given twice"),
+        (b"!!python/object/apply:os.getcwd []", "is not valid YAML"),
+    ],
+)
+def test_a_config_that_is_none(run, tmp_path, content, sentence):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    run("plan", path).refused(sentence)
+
+
+def test_a_folder_instead_of_a_config(run, tmp_path):
+    run("plan", tmp_path).refused("cannot read the config", "Is a directory")
+
+
+# Keys and values
+
+
+def test_an_unknown_key_names_its_neighbour(run, home):
+    ended = run("plan", home / "tiny.yaml", "privacy.target_epsilom=3")
+    ended.refused("unknown key privacy.target_epsilom; did you mean privacy.target_epsilon?")
+    assert "problems" not in ended.err, "one problem is no list"
+
+
+def test_all_mistakes_are_told_at_once(run, home):
+    ended = run(
+        "train",
+        home / "tiny.yaml",
+        "federatoin.rounds=2",
+        "model.adapter.rnk=3",
+        "data.clients=many",
+        "privacy.sample_rate=1.5",
+        "privacy.mode=local",
+        "federation.rounds",
+        "dpo.loss=hinge",
+        "dpo.label_smoothing=0.1",
+    ).refused(
+        "6 problems",
+        "unknown key federatoin; did you mean federation?",
+        "unknown key model.adapter.rnk; did you mean model.adapter.rank?",
+        "data.clients: input should be a valid integer, not 'many'",
+        "privacy.sample_rate: input should be less than or equal to 1, not 1.5",
+        "'federation.rounds' is not an override of the form section.key=value",
+        "dpo.label_smoothing has no meaning for dpo.loss=hinge",
+        "configs/reference.yaml lists every key",
+    )
+    assert "needs data.clients" not in ended.err, "a wrong value is not a missing one"
+
+
+def test_numbers_that_no_plan_can_keep(run, home):
+    run("plan", home / "tiny.yaml", "privacy.dropout_tolerance=3").refused(
+        "privacy.dropout_tolerance=3", "two different survivor sets could both be signed"
+    )
+    run("plan", home / "tiny.yaml", "privacy.target_epsilon=1e-13").refused("no noise meets epsilon")
+
+
+# Data and model that cannot be used
+
+
+def test_no_such_data_file(run, home):
+    run("plan", home / "tiny.yaml", "data.train=nowhere.jsonl", "model.base=./m").refused(
+        "nowhere.jsonl: no such file", "relative to the folder the command is run in"
+    )
+
+
+def test_bad_rows_are_named_by_their_lines(run, home, tmp_path):
+    rows = files.preference_rows(users=2, per_user=2)
+    rows[1]["rejected"] = rows[1]["chosen"]
+    del rows[3]["chosen"]
+    path = files.write_jsonl(tmp_path / "pairs.jsonl", rows)
+    with path.open("a") as file:
+        file.write("{not json\n")
+    run("plan", home / "tiny.yaml", f"data.train={path}", "model.base=./m").refused(
+        f"{path}: 3 of 5 rows cannot be used",
+        "row 2: chosen and rejected are the same",
+        "row 4: column 'chosen' is missing (columns present: prompt, rejected, topic, user)",
+        "row 5: not JSON",
+    )
+
+
+def test_no_such_model(run, home, tmp_path):
+    ended = run("train", *own_data(home, f"model.base={tmp_path / 'nowhere'}"))
+    ended.refused(f"'{tmp_path / 'nowhere'}'", "there is no such folder", "hub id")
+
+
+# Run folders
+
+
+def test_a_run_folder_in_use_is_left_alone(run, home, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    run("train", home / "tiny.yaml", "--run-dir", folder).refused(
+        f"run.dir={folder} exists and is not an empty folder", "or empty this one"
+    )
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_folder_inside_a_file(run, home, tmp_path):
+    (tmp_path / "file").write_text("")
+    run("train", home / "tiny.yaml", "--run-dir", tmp_path / "file" / "run").refused(
+        f"{tmp_path / 'file'} is no folder that can be written to"
+    )
+
+
+@pytest.mark.parametrize("command", ["resume", "verify", "report"])
+def test_nothing_to_work_on(run, tmp_path, command):
+    ended = run(command, tmp_path / "nowhere").refused(str(tmp_path / "nowhere"))
+    assert "train" in ended.err, "it says where run folders come from"
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["plan"], "Missing argument"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["plan", "x.yaml", "--jsno"], "No such option"),
+    ],
+)
+def test_usage_errors(run, arguments, sentence):
+    run(*arguments).refused(sentence)
+
+
+def test_help_of_train_names_every_key_with_unit_and_default(run):
+    ended = run("train", "--help")
+    assert ended.code == 0
+    words = re.sub(r"\s+", " ", ended.out)
+    keys = key_help()
+    assert len(keys) > 40
+    for name, default, meaning in keys:
+        assert f"{name}={default} {meaning}" in words
+    for unit in ("[tokens]", "[pairs]", "[bits]"):
+        assert unit in ended.out
+
+
+def test_help_lists_the_commands(run):
+    words = run("--help").out
+    for command in ("plan", "train", "resume", "audit", "report", "verify"):
+        assert re.search(rf"\b{command}\b", words)
