@@ -89,12 +89,13 @@ def _pem_pair() -> tuple[bytes, bytes]:
 
 def load_peer() -> Peer | None:
     """The peer, or None where it is not installed."""
-    if _import_or_none("flwr") is None:
+    package = _import_or_none("flwr")
+    if package is None:
         return None
     try:
         version = importlib.metadata.version("flwr")
     except importlib.metadata.PackageNotFoundError:
-        version = "(source tree)"
+        version = getattr(package, "__version__", "of unknown version")
     return Peer(version)
 
 

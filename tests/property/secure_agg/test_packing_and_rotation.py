@@ -83,6 +83,7 @@ def test_one_level_more_needs_another_word():
     "layout",
     [
         (4, 0, 1000, 100, 16, 16),
+        (4, 0, 64, 4, 8, 16),  # four times 64 is exactly 2**8: one too many
         (4, 0, 1, 3, 0, 16),
         (4, 0, 1, 3, 17, 16),
         (4, 5, 4, 3, 8, 16),
