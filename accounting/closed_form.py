@@ -34,6 +34,7 @@ from accounting.units import Adjacency, require_delta
 _BISECTIONS = 200
 _RELATIVE_WIDTH = 1e-12
 _PARTICIPATION_TAIL_FRACTION = 1e-3
+_PARTICIPATION_BINS = 8192
 
 
 def sensitivity_factor(adjacency: Adjacency) -> float:
@@ -120,13 +121,21 @@ def _dominating(event: Event) -> PoissonGaussianRelease:
 def _participations(
     rounds: int, rate: float, delta: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Return counts, their probabilities, and the (tiny) upper tail that is booked as delta."""
+    """Return counts, their probabilities, and the (tiny) upper tail that is booked as delta.
+
+    Many counts are put into few bins, each standing for its largest count: an upper bound.
+    """
     if rounds == 0:
         return np.zeros(1), np.ones(1), 0.0
     law = stats.binom(rounds, rate)
     most = int(min(rounds, law.isf(delta * _PARTICIPATION_TAIL_FRACTION) + 1))
-    counts = np.arange(most + 1, dtype=np.float64)
-    return counts, law.pmf(counts), float(law.sf(most))
+    if most < _PARTICIPATION_BINS:
+        counts = np.arange(most + 1, dtype=np.float64)
+    else:
+        least = max(0, int(law.ppf(delta * _PARTICIPATION_TAIL_FRACTION)) - 1)
+        counts = np.unique(np.floor(np.linspace(least, most, _PARTICIPATION_BINS)))
+    weights = np.diff(law.cdf(counts), prepend=0.0)
+    return counts, weights, float(law.sf(most))
 
 
 def _smallest_epsilon(

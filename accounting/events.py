@@ -8,12 +8,17 @@ All noise multipliers are the standard deviation of the noise divided by the L2 
 record can contribute (its clip norm).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
 from accounting.errors import InvalidPrivacyParameter, UnsupportedMechanism
+
+# Far beyond any use; within them no accountant overflows.
+SMALLEST_NOISE_MULTIPLIER = 1e-6
+LARGEST_NOISE_MULTIPLIER = 1e9
+SMALLEST_SAMPLE_RATE = 1e-12
+LARGEST_COUNT = 10**12
 
 EncodedEvent: TypeAlias = dict[str, str | int | float]
 
@@ -180,17 +185,21 @@ def decode_event(encoded: Mapping[str, Any]) -> Event:
 
 
 def _require_count(name: str, count: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InvalidPrivacyParameter(name, count, "give a whole number, at least 1")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= LARGEST_COUNT:
+        raise InvalidPrivacyParameter(name, count, f"give a whole number in [1, {LARGEST_COUNT}]")
 
 
 def _require_noise(noise_multiplier: float) -> None:
-    if not (noise_multiplier > 0 and math.isfinite(noise_multiplier)):
+    if not SMALLEST_NOISE_MULTIPLIER <= noise_multiplier <= LARGEST_NOISE_MULTIPLIER:
         raise InvalidPrivacyParameter(
-            "noise_multiplier", noise_multiplier, "give a finite number above 0"
+            "noise_multiplier",
+            noise_multiplier,
+            f"give a number in [{SMALLEST_NOISE_MULTIPLIER:g}, {LARGEST_NOISE_MULTIPLIER:g}]",
         )
 
 
 def _require_rate(sample_rate: float) -> None:
-    if not 0 < sample_rate <= 1:
-        raise InvalidPrivacyParameter("sample_rate", sample_rate, "give a probability in (0, 1]")
+    if not SMALLEST_SAMPLE_RATE <= sample_rate <= 1:
+        raise InvalidPrivacyParameter(
+            "sample_rate", sample_rate, f"give a probability in [{SMALLEST_SAMPLE_RATE:g}, 1]"
+        )

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from accounting.adversaries import Mode, ReleaseSchedule, decode_schedule, encode_schedule
 from accounting.canonical import JSON, canonical_bytes, from_canonical_bytes
-from accounting.errors import InvalidPrivacyParameter, LedgerCorrupted
+from accounting.errors import AccountingError, InvalidPrivacyParameter, LedgerCorrupted
 from accounting.rdp import refuse_replace_one
 from accounting.units import Adjacency, Budget, PrivacyUnit
 
@@ -240,9 +240,7 @@ def decode_header(body: Mapping[str, Any]) -> LedgerHeader:
             clients=body["clients"],
             extra=body["extra"],
         )
-    except LedgerCorrupted:
-        raise
-    except Exception as error:
+    except (AccountingError, ArithmeticError, TypeError, ValueError) as error:
         raise LedgerCorrupted(0, f"the header holds an impossible value ({error})") from error
 
 

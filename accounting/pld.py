@@ -5,8 +5,8 @@ discretisation (Doroshenko et al. 2022), which is pessimistic: a coarser grid ra
 never lowers it. Both directions of each dominating pair are kept, and the worse one counts.
 
 Cost grows with the width of the distribution over the grid step, so the step follows the size of
-epsilon, and beyond `PLD_CEILING_EPSILON` (far outside any useful guarantee) an analytic bound
-takes over: still a valid upper bound, just a looser one.
+epsilon, and beyond `PLD_CEILING_EPSILON` and `PLD_CEILING_RELEASES` (far outside any useful
+guarantee) an analytic bound takes over: still a valid upper bound, just a looser one.
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 from numpy.typing import NDArray
 
-from accounting.closed_form import participation_epsilon
+from accounting.closed_form import participation_epsilon, sensitivity_factor
 from accounting.errors import UnsupportedMechanism
 from accounting.events import (
     CappedPoissonGaussianRelease,
@@ -36,7 +36,10 @@ from accounting.units import Adjacency, require_delta
 
 CERTIFIED_INTERVAL = 1e-4
 PLD_CEILING_EPSILON = 20_000.0
+PLD_CEILING_RELEASES = 1_000_000
 _STEPS_PER_EPSILON = 2e5  # the grid never needs to be finer than epsilon / this
+_LARGEST_GRID = 5e5  # points of the distribution of one release
+_TAIL_STDDEVS = 10.0
 _QUICK_DOUBLINGS = 3  # the quick grid is at most 8 times coarser than the certified one
 _QUICK_ERROR = 1e-3
 _CACHED_DISTRIBUTIONS = 24
@@ -57,9 +60,11 @@ def pld_epsilon(
 ) -> float:
     """Return an upper bound on epsilon of everything in `spends`, composed on one record.
 
-    The grid step is `interval`, or epsilon / 2e5 where that is larger. Compositions without any
-    sampling are priced in closed form. Where both the analytic bound of `closed_form` and RDP
-    exceed `PLD_CEILING_EPSILON`, the smaller of the two is returned instead of a PLD.
+    The grid step is `interval`, or epsilon / 2e5 where that is larger (or larger still where one
+    release alone has losses over a huge range). Compositions without any sampling are priced in
+    closed form. Where both the analytic bound of `closed_form` and RDP exceed
+    `PLD_CEILING_EPSILON`, or there are more than `PLD_CEILING_RELEASES` releases, the smaller of
+    the two is returned instead of a PLD.
 
     Args:
         spends: what was released; an empty sequence costs nothing.
@@ -129,9 +134,12 @@ def _cached_epsilon(
         return ceiling
     if adjacency is Adjacency.ZERO_OUT:
         ceiling = min(ceiling, rdp_epsilon(spends, delta))
-    if ceiling > PLD_CEILING_EPSILON:
+    if ceiling == 0:
+        return 0.0
+    if ceiling > PLD_CEILING_EPSILON or sum(s.count for s in spends) > PLD_CEILING_RELEASES:
         return ceiling
-    step = _grid_step(ceiling, interval)
+    widest = max(_loss_width(spend.event, adjacency) for spend in spends)
+    step = _grid_step(max(ceiling / _STEPS_PER_EPSILON, widest / _LARGEST_GRID), interval)
     total: Any = None
     for spend in spends:
         part = _distribution(spend.event, adjacency, step).self_compose(spend.count)
@@ -139,10 +147,22 @@ def _cached_epsilon(
     return min(ceiling, max(0.0, float(total.get_epsilon_for_delta(delta))))
 
 
-def _grid_step(epsilon_bound: float, interval: float) -> float:
-    """Return the grid step: a power-of-two multiple of `interval`, so that caches can be shared."""
-    wanted = max(interval, epsilon_bound / _STEPS_PER_EPSILON)
-    return interval * 2.0 ** math.floor(math.log2(wanted / interval))
+def _grid_step(wanted: float, interval: float) -> float:
+    """Return a power-of-two multiple of `interval`, at least 1, so that caches can be shared."""
+    return interval * 2.0 ** max(0, math.floor(math.log2(wanted / interval)))
+
+
+def _loss_width(event: Event, adjacency: Adjacency) -> float:
+    """Return roughly how far the privacy losses of one release are spread."""
+    if isinstance(event, UnprotectedRelease):
+        return math.inf
+    shift = sensitivity_factor(adjacency)
+    if isinstance(event, GroupPoissonGaussianRelease):
+        shift *= event.group_size
+    elif isinstance(event, CappedPoissonGaussianRelease):
+        shift *= 2
+    separation = shift / event.noise_multiplier
+    return separation * (separation + 2 * _TAIL_STDDEVS)
 
 
 @lru_cache(maxsize=_CACHED_DISTRIBUTIONS)

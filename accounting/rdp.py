@@ -35,6 +35,7 @@ RDP_ORDERS: tuple[float, ...] = (
     *(float(order) for order in range(11, 64)),
     *(72.0, 80.0, 96.0, 112.0, 128.0, 160.0, 192.0, 256.0, 384.0, 512.0, 768.0, 1024.0),
 )
+_SMALLEST_AMPLIFIED_NOISE = 0.02  # below it sampling helps no order, and the series overflow
 _CACHED_EVENTS = 20_000
 
 
@@ -85,7 +86,9 @@ def renyi_divergences(event: Event, orders: tuple[float, ...]) -> NDArray[np.flo
     match event:
         case UnprotectedRelease():
             divergences = np.full(len(orders), math.inf)
-        case PoissonGaussianRelease() if event.sample_rate < 1:
+        case PoissonGaussianRelease() if (
+            event.sample_rate < 1 and event.noise_multiplier >= _SMALLEST_AMPLIFIED_NOISE
+        ):
             divergences = _sampled(event, orders)
         case PoissonGaussianRelease() | GaussianRelease():
             divergences = np.array(orders) / (2 * event.noise_multiplier**2)

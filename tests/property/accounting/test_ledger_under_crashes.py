@@ -4,9 +4,11 @@ The model is a plain count of acknowledged spends per client. Whatever happens, 
 counts at least that, and what it wrote verifies.
 """
 
+import json
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ from accounting import (
     ReleaseSchedule,
     read_ledger,
     verify_ledger,
+)
+from accounting.ledger_format import (
+    LedgerLine,
+    decode_header,
+    encode_header,
+    encode_line,
+    genesis,
+    line_hash,
 )
 
 CLIENTS = ("a", "b", "c", "d", "e")
@@ -176,6 +186,7 @@ def full_ledger():
 
 
 WHOLE = full_ledger()
+WHOLE_HEAD = read_ledger(WHOLE).lines[-1].digest
 LINES = WHOLE.splitlines(keepends=True)
 
 
@@ -227,3 +238,51 @@ def test_any_bytes_are_refused_by_type(content):
     with pytest.raises(LedgerCorrupted) as caught:
         read_ledger(content)
     assert caught.value.index >= 0
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4)
+    | st.sampled_from(["a", "b", "c", "released", "aborted", *CLIENTS]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = ("round", "cohort", "release", "status", "survivors", "facts")
+
+
+@settings(max_examples=300, deadline=None)
+@given(position=st.integers(1, len(LINES) - 1), name=st.sampled_from(FIELDS), value=JSON_VALUES)
+def test_a_verdict_is_reached_whatever_a_forger_writes(position, name, value):
+    """Every chain is rebuilt, so only the content can speak; verifying never raises."""
+    forged, prev = [], genesis(HEADER.plan_hash, HEADER.config_hash)
+    for index, row in enumerate(LINES):
+        fields = json.loads(row)
+        if index == position:
+            fields["body"][name] = value
+        line = LedgerLine(index, prev, fields["kind"], fields["body"], "")
+        prev = line_hash(index, prev, line.kind, line.body)
+        forged.append(encode_line(replace(line, digest=prev)))
+    changed = forged[position] != LINES[position]
+    verdict = verify_ledger(read_ledger(b"".join(forged)), expected_head=WHOLE_HEAD)
+    assert verdict.ok is not changed
+
+
+SCHEDULE_FIELDS = ("mode", "sample_rate", "noise", "participations", "local_steps")
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from([*json.loads(LINES[0])["body"], *SCHEDULE_FIELDS]), value=JSON_VALUES)
+def test_any_header_is_read_or_refused_by_type(name, value):
+    body = json.loads(LINES[0])["body"]
+    (body["schedule"] if name in SCHEDULE_FIELDS else body)[name] = value
+    try:
+        header = decode_header(body)
+    except LedgerCorrupted as error:
+        assert error.index == 0  # noqa: PT017
+        return
+    assert encode_header(header).keys() == body.keys()

@@ -94,6 +94,34 @@ def test_a_share_alone_is_priced_in_reasonable_memory():
     assert 2000 < certified < participation_epsilon(spends, 1e-5) < PLD_CEILING_EPSILON
 
 
+@pytest.mark.parametrize("rate", [1e-12, 1e-6, 0.5])
+@pytest.mark.parametrize("noise", [1e-6, 1e-3, 1e9])
+@pytest.mark.parametrize("rounds", [1, 10**12])
+def test_absurd_settings_get_a_bound_instead_of_an_overflow(rate, noise, rounds):
+    pair = epsilon_pair([Repeated(PoissonGaussianRelease(rate, noise), rounds)], 1e-6)
+    assert 0 <= pair.pld <= pair.rdp * (1 + 1e-9)
+
+
+def test_too_many_releases_for_a_grid_fall_back_to_the_other_bounds():
+    spends = [Repeated(PoissonGaussianRelease(1e-4, 100.0), 10**7)]
+    assert pld_epsilon(spends, 1e-5) == min(
+        participation_epsilon(spends, 1e-5), rdp_epsilon(spends, 1e-5)
+    )
+
+
+def test_binned_participations_are_an_upper_bound_close_to_the_exact_sum():
+    """1e5 rounds at rate 1/2 need 8192 bins; the exact sum is done here in full."""
+    spends = [Repeated(PoissonGaussianRelease(0.5, 100.0), 100_000)]
+    found = participation_epsilon(spends, 1e-5)
+    counts = np.arange(48_000, 52_001)
+    weights = stats.binom.pmf(counts, 100_000, 0.5)
+
+    def delta(epsilon):
+        return float(weights @ gaussian_delta(epsilon, np.sqrt(counts) / 100.0))
+
+    assert delta(found) <= 1e-5 < delta(found - 0.01)
+
+
 def test_above_the_ceiling_the_analytic_bound_takes_over():
     spends = [Repeated(PoissonGaussianRelease(0.05, 0.01), 200)]
     assert pld_epsilon(spends, 1e-5) == min(

@@ -45,7 +45,7 @@ def test_an_infinite_epsilon_is_a_budget_that_only_measures():
     assert Budget(math.inf, 1e-5).epsilon == math.inf
 
 
-@pytest.mark.parametrize("noise", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("noise", [0.0, -1.0, 1e-7, 1e10, math.inf, math.nan])
 def test_noise_must_be_finite_and_positive(noise):
     with pytest.raises(InvalidPrivacyParameter):
         GaussianRelease(noise)
@@ -53,13 +53,13 @@ def test_noise_must_be_finite_and_positive(noise):
         PoissonGaussianRelease(0.1, noise)
 
 
-@pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, math.nan])
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1e-13, 1.1, math.nan])
 def test_rates_are_probabilities_above_zero(rate):
     with pytest.raises(InvalidPrivacyParameter):
         PoissonGaussianRelease(rate, 1.0)
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, 10**13])
 def test_counts_are_whole_and_positive(count):
     with pytest.raises(InvalidPrivacyParameter):
         Repeated(GaussianRelease(1.0), count)
