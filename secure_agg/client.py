@@ -134,7 +134,8 @@ def mask_input(
             f"({params.vector_length},) and {np.dtype(params.dtype)}"
         )
     sharers = check_set(params, delivery.sharers, view.participants, mine, Phase.MASKED_INPUT)
-    owners = tuple(peer for peer in state.peers if peer in set(sharers))
+    present = set(sharers)
+    owners = tuple(peer for peer in state.peers if peer in present)
     if tuple(box.client for box in delivery.boxes) != owners:
         raise InconsistentView(
             "the boxes are not those of the neighbours that take part",
@@ -234,7 +235,7 @@ def reveal_shares(
         Reveal(owner, pair.self_mask if owner in alive else pair.mask_key)
         for owner, pair in sorted(state.held.items())
     )
-    return Done(member), member.sign(Kind.UNMASK, Unmask(reveals))
+    return Done(member, state.survivors), member.sign(Kind.UNMASK, Unmask(reveals))
 
 
 def _write_masked(

@@ -13,6 +13,7 @@ from secure_agg.client_states import (
     AwaitingSignatures,
     AwaitingSurvivors,
     ClientState,
+    Done,
     Member,
     Ready,
 )
@@ -84,6 +85,11 @@ class ClientSession:
     def failure(self) -> SecAggError | None:
         """What ended the session, if it failed."""
         return self._state if isinstance(self._state, SecAggError) else None
+
+    @property
+    def survivors(self) -> tuple[ClientId, ...] | None:
+        """The agreed survivors, once enough signatures on them were seen; None before."""
+        return self._state.survivors if isinstance(self._state, Done) else None
 
     def advertise(self) -> bytes:
         """Open the round; returns the AdvertiseKeys message.

@@ -106,10 +106,15 @@ class AwaitingSignatures:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Everything is said; no secret is left."""
+    """Everything is said; no secret is left.
+
+    Attributes:
+        survivors: the set that enough clients signed; the opened sum is over these.
+    """
 
     stage: ClassVar = ClientStage.DONE
     member: Member
+    survivors: tuple[ClientId, ...]
 
 
 ClientState = (

@@ -57,7 +57,7 @@ BUGS = (
     Bug("a dropped client's signature counts", "client.py", "or not set(signers) <= set(state.survivors):", "or False:"),
     Bug("signatures on the survivors unchecked", "client.py", "for place in sample_indices(len(signers), checks, entropy):", "for place in ():"),
     Bug("samples always look at the same place", "sampling.py", "other = place + uniform_below(count - place, entropy)", "other = place"),
-    Bug("a second reveal is possible", "client.py", "return Done(member), member.sign(Kind.UNMASK", "return state, member.sign(Kind.UNMASK"),
+    Bug("a second reveal is possible", "client.py", "return Done(member, state.survivors), member.sign(Kind.UNMASK", "return state, member.sign(Kind.UNMASK"),
     Bug("statement leaves out the survivors", "views.py", "sharing, to_bitmap(params, survivors))", "sharing)"),
     Bug("statement leaves out the roster", "views.py", "view.digest, to_bitmap(params, sharers))", "to_bitmap(params, sharers))"),
     # What the server believes

@@ -44,6 +44,17 @@ def test_the_stages_follow_the_table(cohort):
     assert round_.server.phase is None
 
 
+def test_a_client_knows_the_survivors_only_once_enough_have_signed():
+    cohort = make_cohort(5, threshold=4, colluders=1)
+    round_ = Round(cohort, {Phase.MASKED_INPUT: [3]})
+    for phase in PHASES:
+        assert round_.clients[0].survivors is None
+        round_.collect(phase)
+        round_.close()
+    assert round_.clients[0].survivors == round_.server.result.survivors == (0, 1, 2, 4)
+    assert round_.clients[3].survivors is None
+
+
 def test_calls_in_the_wrong_order_are_the_callers_fault_and_cost_nothing(cohort):
     round_ = Round(cohort)
     one = round_.clients[0]
