@@ -8,6 +8,7 @@ on preference data (Feng et al. 2024).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from accounting import (
     Adjacency,
     Adversary,
     ReleaseSchedule,
+    Repeated,
     UnsupportedAdjacency,
     UnsupportedMechanism,
     membership_report,
@@ -36,32 +38,41 @@ FALSE_POSITIVE_RATE = 0.01
 _NAMES = {"in_out": "pairs in/out", "swap": "pairs swapped"}
 
 
-def certified_epsilon(
-    schedule: ReleaseSchedule, adversary: Adversary, adjacency: Adjacency, delta: float
-) -> float:
-    """Return the certified epsilon of a whole run under either adjacency.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a run promised, for as many rounds as were booked.
 
-    Returns:
-        Epsilon by PLD, with the slack of the discrete mechanism; infinite without noise, and where
-        no accountant prices this mechanism under replace-one adjacency.
+    Attributes:
+        schedule: the plan's releases.
+        participations: most rounds booked for one client, >= 1.
+        delta: delta of the promise.
     """
-    if adjacency is Adjacency.ZERO_OUT:
-        return schedule.epsilon(adversary, delta).pld
-    spends = schedule.view(adversary)
-    try:
-        return schedule.slack.price(
-            lambda model: pld_epsilon(spends, model, adjacency=adjacency), delta
-        )
-    except (UnsupportedAdjacency, UnsupportedMechanism):
-        return math.inf
+
+    schedule: ReleaseSchedule
+    participations: int
+    delta: float
+
+    def epsilon(self, adversary: Adversary, adjacency: Adjacency = Adjacency.ZERO_OUT) -> float:
+        """Return the certified epsilon, by PLD, with the slack of the discrete mechanism.
+
+        Infinite without noise, and where no accountant prices the mechanism under replace-one
+        adjacency: then nothing was promised that an audit could refute.
+        """
+        one = self.schedule.round_events(adversary)
+        spends = [Repeated(one.event, one.count * self.participations)]
+        try:
+            return self.schedule.slack.price(
+                lambda delta: pld_epsilon(spends, delta, adjacency=adjacency), self.delta
+            )
+        except (UnsupportedAdjacency, UnsupportedMechanism):
+            return math.inf
 
 
 def audit_pairs(
     coins: PairCoins,
     margins: npt.NDArray[np.float64],
-    schedule: ReleaseSchedule,
+    claim: Claim,
     *,
-    delta: float,
     confidence: float,
 ) -> tuple[JudgedBound, ...]:
     """Bound epsilon from below by guessing the coins of pair canaries from the final adapter.
@@ -73,13 +84,12 @@ def audit_pairs(
     Args:
         coins: the truth.
         margins: score of every canary as drawn, shape [m].
-        schedule: the plan's releases; the outside adversary's epsilon is the claim.
-        delta: delta of the claim.
+        claim: tested against the outside adversary, who holds the adapter.
         confidence: of each bound by itself.
     """
     swapped = coins.form == "swap"
     adjacency = Adjacency.REPLACE_ONE if swapped else Adjacency.ZERO_OUT
-    certified = certified_epsilon(schedule, Adversary.OUTSIDE, adjacency, delta)
+    certified, delta = claim.epsilon(Adversary.OUTSIDE, adjacency), claim.delta
     count = margins.size
     guesses = planned_guesses(count, certified, confidence=confidence)
     count_correct = surest_correct if swapped else highest_correct

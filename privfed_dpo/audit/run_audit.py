@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from accounting import Adjacency, Adversary, read_ledger
-from privfed_dpo.audit.findings import AuditFindings, JudgedBound, Membership
+from accounting import Adversary, LedgerRecord, read_ledger, verify_ledger
+from privfed_dpo.audit.findings import AuditFindings, Membership
 from privfed_dpo.audit.lane_audit import CONFIDENCE, LaneEvidence, audit_lanes
-from privfed_dpo.audit.pair_audit import audit_pairs, certified_epsilon, membership
+from privfed_dpo.audit.pair_audit import Claim, audit_pairs, membership
 from privfed_dpo.audit.pair_canaries import PairCanaries
 from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.dpo.evaluate import evaluate_preferences
@@ -97,31 +98,38 @@ def audit_run(folder: Path, open_run: Callable[[Path], OpenedRun]) -> AuditFindi
             advice=f"Finish it first: privfed-dpo resume {folder}",
         )
     run = open_run(folder)
-    bounds: list[JudgedBound] = []
-    notes: list[str] = []
-    scores: dict[str, npt.NDArray[np.generic]] = {}
-    if run.plan.audit_lanes:
-        bounds += _lanes(folder, run.plan, scores)
-    members, others, memberships = _pairs_of_clients(run), _others(run), []
-    if run.canaries is not None or others:
-        _load_final_adapter(folder, run)
-    if run.canaries is not None:
-        found, report = _canaries(run, run.canaries, scores)
-        bounds += found
-        memberships.append(report)
-        notes += _canary_notes(run, run.canaries)
-    if others:
-        about = "training pairs against pairs the same clients held back"
-        memberships.append(membership(about, _margins(run, members), _margins(run, others)))
-    if not bounds and not memberships:
+    ledger = read_ledger(folder / LEDGER_FILE)
+    claim = _claim(run.plan, ledger)
+    parts = [
+        _audit_of_lanes(folder, run.plan, ledger, claim),
+        _audit_of_canaries(folder, run, claim),
+        _audit_of_members(folder, run),
+    ]
+    findings = AuditFindings(
+        bounds=tuple(bound for part in parts for bound in part.findings.bounds),
+        membership=tuple(report for part in parts for report in part.findings.membership),
+        notes=(*_GENERAL_NOTES, *(note for part in parts for note in part.findings.notes)),
+    )
+    if not findings.bounds and not findings.membership:
         raise DataError(
             f"the run in {folder} holds nothing to audit",
             source=str(folder),
             advice="Train with evaluation.audit_lanes, audit_pairs or audit_held_back above 0.",
         )
-    findings = AuditFindings(tuple(bounds), tuple(memberships), (*_GENERAL_NOTES, *notes))
-    _store(folder, findings, summary, scores)
+    scores = {name: values for part in parts for name, values in part.scores.items()}
+    if scores:
+        np.savez(folder / SCORES_FILE, allow_pickle=False, **scores)
+    write_json_atomic(folder / AUDIT_FILE, findings.as_dict())
+    write_json_atomic(folder / SUMMARY_FILE, {**summary, "audit": findings.as_dict()})
     return findings
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One kind of audit: what it found, and the scores from which to compute it again."""
+
+    findings: AuditFindings = field(default_factory=lambda: AuditFindings(()))
+    scores: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict, repr=False)
 
 
 _GENERAL_NOTES = (
@@ -130,26 +138,34 @@ _GENERAL_NOTES = (
 )
 
 
-def _lanes(
-    folder: Path, plan: RunPlan, scores: dict[str, npt.NDArray[np.generic]]
-) -> tuple[JudgedBound, ...]:
+def _claim(plan: RunPlan, ledger: LedgerRecord) -> Claim:
+    booked = verify_ledger(ledger).participations
+    if not booked:
+        raise DataError("the run booked no round: there is nothing to audit")
+    return Claim(plan.schedule, booked, plan.delta)
+
+
+def _audit_of_lanes(folder: Path, plan: RunPlan, ledger: LedgerRecord, claim: Claim) -> _Part:
+    if not plan.audit_lanes:
+        return _Part()
     path = folder / LANES_FILE
     if not path.is_file():
         raise DataError(f"{path} is missing", source=str(path), advice="Restore the run folder.")
     with np.load(path, allow_pickle=False) as archive:
         record = LaneRecord.from_arrays({name: archive[name] for name in archive.files})
-    survivors = _survivors(folder / LEDGER_FILE, plan)
-    evidence = LaneEvidence.of_run(record, plan.schedule, survivors)
-    scores |= {"lane_scores": evidence.scores(), "lane_coins": evidence.coins}
-    certified = plan.schedule.epsilon(Adversary.SERVER, plan.delta).pld
-    return audit_lanes(evidence, certified=certified, delta=plan.delta)
+    evidence = LaneEvidence.of_run(record, plan.schedule, _survivors(ledger, plan))
+    certified = claim.epsilon(Adversary.SERVER)
+    return _Part(
+        AuditFindings(audit_lanes(evidence, certified=certified, delta=claim.delta)),
+        {"lane_scores": evidence.scores(), "lane_coins": evidence.coins},
+    )
 
 
-def _survivors(ledger: Path, plan: RunPlan) -> Mapping[int, Sequence[int]]:
+def _survivors(ledger: LedgerRecord, plan: RunPlan) -> Mapping[int, Sequence[int]]:
     """Client numbers in every opened sum, from the ledger."""
     places = {name: place for place, name in enumerate(plan.facts.client_names)}
     released: dict[int, Sequence[int]] = {}
-    for line in read_ledger(ledger).lines:
+    for line in ledger.lines:
         body = line.body
         if line.kind == "outcome" and body.get("status") == "released":
             names: list[str] = body["survivors"]
@@ -166,40 +182,54 @@ def _load_final_adapter(folder: Path, run: OpenedRun) -> None:
     run.gradients.adapter.write(checkpoint.state.weights.astype(np.float32))
 
 
-def _canaries(
-    run: OpenedRun, canaries: PairCanaries, scores: dict[str, npt.NDArray[np.generic]]
-) -> tuple[tuple[JudgedBound, ...], Membership]:
-    margins, heads = _margins(run, canaries.pairs), canaries.coins.heads
-    scores |= {"pair_scores": margins, "pair_coins": heads}
-    bounds = audit_pairs(
-        canaries.coins,
-        margins,
-        run.plan.schedule,
-        delta=run.plan.delta,
-        confidence=CONFIDENCE,
+def _audit_of_canaries(folder: Path, run: OpenedRun, claim: Claim) -> _Part:
+    canaries = run.canaries
+    if canaries is None:
+        return _Part()
+    _load_final_adapter(folder, run)
+    margins, coins = _margins(run, canaries.pairs), canaries.coins
+    reports: tuple[Membership, ...] = ()
+    if 0 < coins.heads.sum() < coins.heads.size:
+        sides = "in against out" if coins.form == "in_out" else "kept against flipped"
+        groups = margins[coins.heads], margins[~coins.heads]
+        reports = (membership(f"pair canaries, {sides}", *groups),)
+    return _Part(
+        AuditFindings(
+            bounds=audit_pairs(coins, margins, claim, confidence=CONFIDENCE),
+            membership=reports,
+            notes=_canary_notes(run.plan, canaries, claim),
+        ),
+        {"pair_scores": margins, "pair_coins": coins.heads},
     )
-    sides = "in against out" if canaries.coins.form == "in_out" else "kept against flipped"
-    return bounds, membership(f"pair canaries, {sides}", margins[heads], margins[~heads])
 
 
-def _canary_notes(run: OpenedRun, canaries: PairCanaries) -> list[str]:
-    share = len(canaries.pairs) / run.plan.facts.pairs_total
+def _canary_notes(plan: RunPlan, canaries: PairCanaries, claim: Claim) -> tuple[str, ...]:
+    share = len(canaries.pairs) / plan.facts.pairs_total
     notes = []
     if share > _LARGEST_CANARY_SHARE:
         notes.append(
             f"Canaries take up {100 * share:.1f} % of all records: expect a cost in utility."
         )
     if canaries.coins.form == "swap":
-        adversary, delta = Adversary.OUTSIDE, run.plan.delta
-        zero_out = certified_epsilon(run.plan.schedule, adversary, Adjacency.ZERO_OUT, delta)
+        zero_out = claim.epsilon(Adversary.OUTSIDE)
         notes.append(
             "Swapped pairs test replace-one adjacency; its epsilon is larger than the zero-out "
             f"epsilon of {zero_out:.4g} that the run promises."
         )
-    return notes
+    return tuple(notes)
 
 
-def _pairs_of_clients(run: OpenedRun) -> list[TokenizedPair]:
+def _audit_of_members(folder: Path, run: OpenedRun) -> _Part:
+    others = [pair for withheld in run.held_back for pair in withheld]
+    if not others:
+        return _Part()
+    _load_final_adapter(folder, run)
+    about = "training pairs against pairs the same clients held back"
+    report = membership(about, _margins(run, _members(run)), _margins(run, others))
+    return _Part(AuditFindings((), (report,)))
+
+
+def _members(run: OpenedRun) -> list[TokenizedPair]:
     """Training pairs of the clients that held pairs back, without canaries."""
     members: list[TokenizedPair] = []
     for number, (shard, withheld) in enumerate(zip(run.shards, run.held_back, strict=True)):
@@ -207,10 +237,6 @@ def _pairs_of_clients(run: OpenedRun) -> list[TokenizedPair]:
             planted = len(run.canaries.trained_by(number)) if run.canaries else 0
             members += shard.pairs[: len(shard.pairs) - planted]
     return members
-
-
-def _others(run: OpenedRun) -> list[TokenizedPair]:
-    return [pair for withheld in run.held_back for pair in withheld]
 
 
 def _margins(run: OpenedRun, pairs: Sequence[TokenizedPair]) -> npt.NDArray[np.float64]:
@@ -231,16 +257,3 @@ def _margins(run: OpenedRun, pairs: Sequence[TokenizedPair]) -> npt.NDArray[np.f
         with_kl=False,
     )
     return margins
-
-
-def _store(
-    folder: Path,
-    findings: AuditFindings,
-    summary: Mapping[str, object],
-    scores: Mapping[str, npt.NDArray[np.generic]],
-) -> None:
-    content = findings.as_dict()
-    if scores:
-        np.savez(folder / SCORES_FILE, allow_pickle=False, **scores)
-    write_json_atomic(folder / AUDIT_FILE, content)
-    write_json_atomic(folder / SUMMARY_FILE, {**summary, "audit": content})

@@ -32,6 +32,7 @@ from privfed_dpo.observe.run_folder import (
     read_rows,
     write_text_atomic,
 )
+from privfed_dpo.report.audit_facts import AUDIT_HEADS, audit_facts
 from privfed_dpo.report.figures import report_figures
 from secure_agg import Phase
 
@@ -140,7 +141,8 @@ def render_page(run: RunFacts) -> str:
         figures=figures,
         protocol=_protocol(run, plan),
         dropped=_dropped(run.rows),
-        audit=_flat(summary.get("audit") or {}),
+        audit=audit_facts(summary.get("audit")),
+        audit_heads=AUDIT_HEADS,
         clients=_clients(summary.get("per_client") or {}),
         sections=_sections(plan),
         rows=[_row(row) for row in run.rows],

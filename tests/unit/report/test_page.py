@@ -118,7 +118,12 @@ def test_text_from_the_folder_is_never_markup(tmp_path):
         "statement": f"{evil}\n  {evil}",
         "per_client": {evil: 0.5},
         "versions": {evil: evil},
-        "audit": {evil: {evil: evil}},
+        "audit": {
+            "verdict": evil,
+            "bounds": [{"canaries": evil, "method": evil, "verdict": evil}],
+            "membership": [{"about": evil, "members": evil}],
+            "notes": [evil],
+        },
         "epsilon": {evil: {"pld": 1.0, "rdp": 1.0}},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -129,6 +134,26 @@ def test_text_from_the_folder_is_never_markup(tmp_path):
     assert "<script" not in html
     assert "<b>" not in html
     assert text.count(evil) >= 12
+
+
+def test_a_refuted_claim_is_said_aloud_and_every_bound_is_shown(tmp_path):
+    folder = make_run_folder(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    bound = {
+        "canaries": "lanes", "method": "gaussian_fit", "assumes": "a model", "adversary": "server",
+        "confidence": 0.95, "m": 1000, "r": 1000, "v": None, "epsilon_lower_bound": 9.25,
+        "epsilon_certified": 8.0, "verdict": "fail",
+    }  # fmt: skip
+    membership = {"about": "these against those", "auc": 0.5, "tpr_at_fpr": 0.01, "fpr": 0.01}
+    summary["audit"] = {"verdict": "fail", "bounds": [bound], "membership": [membership]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    _, text, _ = read(write_report(folder))
+    assert "the claim is refuted" in text
+    for cell in ("gaussian fit", "95.0 %", "9.250", "8.000", "these against those", "AUC 0.500"):
+        assert cell in text
+    summary["audit"] = None
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert "Empirical audit" not in read(write_report(folder))[1]
 
 
 def test_an_unfinished_run_shows_what_there_is(tmp_path):
