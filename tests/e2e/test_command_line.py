@@ -1,76 +1,22 @@
-"""The program as its users meet it: exit codes, sentences, silence."""
+"""Mistakes on the command line: exit code 2, sentences, no traceback."""
 
-import os
 import re
-import sys
 
 import pytest
 
-from privfed_dpo import cli
 from privfed_dpo.config.reference import key_help
 from tests.support import preference_files as files
-from tests.support.checkpoints import write_checkpoint
-from tests.support.tiny_run import TINY
-
-ESCAPE = "\x1b["
-
-
-class Ended:
-    """What a command left behind: exit code, standard output, standard error."""
-
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-        assert "Traceback" not in out + err, err
-        assert ESCAPE not in out + err, "colour codes where there is no terminal"
-
-    def refused(self, *parts, code=2):
-        """It failed as it should, saying all of `parts`, and printed no result."""
-        assert self.code == code, self.err
-        assert self.out == ""
-        said = re.sub(r"\s+", " ", self.err)
-        for part in parts:
-            assert part in said
-        return self
+from tests.support.command_line import caller, own_data, write_inputs
 
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Calls the installed entry point in this process."""
-    for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["privfed-dpo", *map(str, arguments)])
-        with monkeypatch.context() as environment:
-            environment.setattr(os, "environ", os.environ.copy())
-            with pytest.raises(SystemExit) as stop:
-                cli.main()
-        caught = capsys.readouterr()
-        return Ended(stop.value.code, caught.out, caught.err)
-
-    return call
+    return caller(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("command-line")
-    (folder / "tiny.yaml").write_text(TINY + f"run: {{cache_dir: {folder / 'cache'}}}\n")
-    rows = files.preference_rows(users=5, per_user=4)
-    files.write_jsonl(folder / "pairs.jsonl", rows)
-    write_checkpoint(folder / "base", "llama", files.texts_of(rows))
-    return folder
-
-
-def own_data(home, *more):
-    return [
-        home / "tiny.yaml",
-        f"data.train={home / 'pairs.jsonl'}",
-        "data.clients=null",
-        f"model.base={home / 'base'}",
-        *more,
-    ]
+    return write_inputs(tmp_path_factory.mktemp("command-line"))
 
 
 # A config that cannot be read
@@ -143,7 +89,9 @@ def test_numbers_that_no_plan_can_keep(run, home):
     run("plan", home / "tiny.yaml", "privacy.dropout_tolerance=3").refused(
         "privacy.dropout_tolerance=3", "two different survivor sets could both be signed"
     )
-    run("plan", home / "tiny.yaml", "privacy.target_epsilon=1e-13").refused("no noise meets epsilon")
+    run("plan", home / "tiny.yaml", "privacy.target_epsilon=1e-13").refused(
+        "no noise meets epsilon"
+    )
 
 
 # Data and model that cannot be used
