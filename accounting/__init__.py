@@ -49,6 +49,7 @@ from accounting.membership import MembershipReport, lane_scores, membership_repo
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
+from accounting.receipts import Receipt, receipt_message
 from accounting.selection import selection_epsilon
 from accounting.statement import guarantee
 from accounting.units import Adjacency, Budget, PrivacyUnit, default_delta
@@ -83,6 +84,7 @@ __all__ = [
     "PoissonGaussianRelease",
     "PrivacyUnit",
     "RdpFilter",
+    "Receipt",
     "ReleaseSchedule",
     "Repeated",
     "Slack",
@@ -109,6 +111,7 @@ __all__ = [
     "rates_bound",
     "rdp_epsilon",
     "read_ledger",
+    "receipt_message",
     "selection_epsilon",
     "verify_ledger",
 ]

@@ -29,11 +29,12 @@ from accounting.ledger_format import (
     signed_message,
 )
 from accounting.ledger_state import LedgerState, body_matches, spend_body
+from accounting.receipts import Receipt, encode_receipts
 
 Signer = Callable[[bytes], bytes]
 Fsync = Callable[[int], None]
 _SPEND = {"round": int, "cohort": list, "release": dict}
-_OUTCOME = {"round": int, "status": str, "survivors": list}
+_OUTCOME = {"round": int, "status": str, "survivors": list, "receipts": dict}
 _CLOSE = {"status": str, "facts": dict}
 
 
@@ -57,8 +58,7 @@ class SpendReceipt:
 class Ledger:
     """One open ledger file; the only writer of it.
 
-    Made by `create` or `open`. After a failed write the object refuses everything: open the file
-    again, which drops a torn line.
+    Made by `create` or `open`. After a failed write it refuses everything: open the file again.
     """
 
     def __init__(
@@ -191,19 +191,27 @@ class Ledger:
         self._state.spend(round, cohort)
         return SpendReceipt(self._lines - 1, round, self.epsilon(), head)
 
-    def outcome(self, round: int, status: OutcomeStatus, survivors: Sequence[str]) -> None:  # noqa: A002
+    def outcome(
+        self,
+        round: int,  # noqa: A002
+        status: OutcomeStatus,
+        survivors: Sequence[str],
+        receipts: Mapping[str, Receipt] | None = None,
+    ) -> None:
         """Record how the latest booked round ended.
 
         Args:
             round: the round of the latest spend.
-            status: "released" if the sum was opened, else "aborted". An aborted round stays booked.
-            survivors: clients whose input is in the opened sum; for an aborted round those known.
+            status: "released" if the sum was opened, else "aborted", which stays booked.
+            survivors: clients in the sum; for an aborted round those known.
+            receipts: by client, what they signed.
 
         Raises:
             LedgerMisuse: it does not fit the latest spend, or a sum was opened below the threshold.
         """
         self._state.check_outcome(round, status, survivors)
-        self._append("outcome", {"round": round, "status": status, "survivors": sorted(survivors)})
+        body = {"round": round, "status": status, "survivors": sorted(survivors)}
+        self._append("outcome", {**body, "receipts": encode_receipts(receipts or {})})
         self._state.outcome(status, survivors)
 
     def close(self, status: str, facts: Mapping[str, JSON]) -> str:

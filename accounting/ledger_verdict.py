@@ -26,10 +26,11 @@ from accounting.ledger_format import (
 )
 from accounting.ledger_state import body_matches, encode_release
 from accounting.rdp import RdpFilter
+from accounting.receipts import ReceiptCheck, ReceiptVerifier
 
 Verifier = Callable[[bytes, bytes], bool]
 _SPEND = {"round": int, "cohort": list, "release": dict}
-_OUTCOME = {"round": int, "status": str, "survivors": list}
+_OUTCOME = {"round": int, "status": str, "survivors": list, "receipts": dict}
 _CLOSE = {"status": str, "facts": dict}
 
 
@@ -99,6 +100,7 @@ def verify_ledger(
     record: LedgerRecord,
     *,
     verifier: Verifier | None = None,
+    receipt_verifier: ReceiptVerifier | None = None,
     expected_head: str | None = None,
 ) -> LedgerVerdict:
     """Check a ledger, and recompute what it cost.
@@ -107,13 +109,19 @@ def verify_ledger(
         record: from `read_ledger`.
         verifier: (message, signature) -> bool with the coordinator's public key. If given, every
             line must carry a valid signature; without it signatures prove nothing and are ignored.
+        receipt_verifier: (client, message, signature) -> bool with the clients' public keys. If
+            given, every opened sum needs receipts of at least the threshold, over these survivors.
         expected_head: head hash known from elsewhere (a summary, a checkpoint, a client). A chain
             alone cannot show that its last lines were cut off; this can.
 
     Returns:
         A verdict; it never raises for what it finds in the lines.
     """
-    walk = _Walk(record.header)
+    header = record.header
+    receipts = receipt_verifier and ReceiptCheck(
+        header.run_id, header.plan_hash, receipt_verifier, header.schedule.threshold or 1
+    )
+    walk = _Walk(header, receipts or None)
     for position, reason in chain_problems(record.lines, record.header):
         walk.problem(position, reason)
     for line in record.lines[1:]:
@@ -146,6 +154,7 @@ class _Walk:
     """One pass over the lines; its totals are its own."""
 
     header: LedgerHeader
+    receipts: ReceiptCheck | None = None
     problems: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     cohort: tuple[str, ...] | None = None
@@ -221,6 +230,10 @@ class _Walk:
                 f"a sum of {len(survivors)} survivors was opened, below the threshold {threshold}: "
                 "the noise in it was less than guaranteed",
             )
+        if released and self.receipts is not None:
+            signed = line.body["receipts"]
+            for reason in self.receipts.problems(round_, survivors, signed, self.counts):
+                self.problem(line.index, reason)
         self.released += released
         self._settle(len(survivors) if released else None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from privfed_dpo.engine.lanes import LaneCoins
 from privfed_dpo.engine.measurement import HeldOutMeasure, HeldOutPairs, choose_held_out
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import DataError
 from privfed_dpo.inputs import Inputs, load_inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
@@ -32,7 +33,6 @@ from privfed_dpo.model.eligibility import position_limit
 from privfed_dpo.model.loading import LoadedModel, ModelSpec, empty_model, load_model
 from privfed_dpo.model.tiny import TINY_LLAMA
 from privfed_dpo.model.warmup import warm_up
-from secure_agg import IdentityKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +71,25 @@ class Assembly:
         return self.source.gradients
 
     def clients(
-        self, run_id: bytes, entropy: Entropy, coins: LaneCoins | None = None
-    ) -> tuple[dict[int, FederatedClient], dict[int, bytes]]:
-        """Make every client with fresh keys; returns clients and roster, by number.
+        self,
+        run_id: bytes,
+        enrolment: Enrolment,
+        entropy: Entropy,
+        *,
+        participations: Mapping[str, int],
+        coins: LaneCoins | None = None,
+    ) -> dict[int, FederatedClient]:
+        """Make every client, by number, with fresh secrets for noise and protocol.
 
         Args:
             run_id: 16 bytes that name the run.
-            entropy: source of all their secrets.
+            enrolment: long-lived signing keys.
+            entropy: source of all other secrets.
+            participations: rounds of this run that clients took part in before, by name.
             coins: the auditor's canaries; each client learns only those it hosts.
         """
-        identities = {n: IdentityKey.generate(entropy) for n in range(len(self.shards))}
-        roster = {number: identity.public for number, identity in identities.items()}
-        clients = {
+        names = self.plan.facts.client_names
+        return {
             number: FederatedClient(
                 contributor=Contributor(
                     plan=self.plan,
@@ -93,13 +100,13 @@ class Assembly:
                     lanes=coins.of_client(number) if coins else (),
                 ),
                 run_id=run_id,
-                identity=identities[number],
-                roster=roster,
+                identity=enrolment.identities[number],
+                roster=enrolment.roster,
                 entropy=entropy,
+                participations=participations.get(names[number], 0),
             )
             for number, shard in enumerate(self.shards)
         }
-        return clients, roster
 
 
 @dataclass(frozen=True, slots=True)

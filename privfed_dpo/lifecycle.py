@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit
+from accounting.canonical import JSON
 from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins
 from privfed_dpo.audit.run_audit import LANES_FILE
@@ -35,6 +36,7 @@ from privfed_dpo.engine.federated import FederatedTraining, TrainingResult, Trai
 from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
 from privfed_dpo.inputs import load_inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
@@ -59,6 +61,9 @@ from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 
 BASE_FOLDER = "base"
 """The embedded task's own base model; a real base is named by the config and stays where it is."""
+
+KEYS_FILE = "keys.secret"
+"""Signing keys of an unfinished simulated run; removed when it ends."""
 
 _CHECKED_PAIRS = 4
 
@@ -102,7 +107,10 @@ def train(
         coins.save(folder / COINS_FILE)
     write_text_atomic(folder / CONFIG_FILE, dump_config(config))
     write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
-    ledger = Ledger.create(folder / LEDGER_FILE, _header(assembly, run_id, folder))
+    enrolment = Enrolment.draw(len(assembly.shards), entropy)
+    enrolment.save(folder / CHECKPOINT_FOLDER / KEYS_FILE)
+    header = _header(assembly, run_id, folder, enrolment)
+    ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
     start = ServerState.start(assembly.adapter.read())
     checkpoint = Checkpoint(
         round=0,
@@ -113,7 +121,8 @@ def train(
         seconds=0.0,
         lanes=_toss_coins(assembly.plan, entropy),
     )
-    run = _Run(assembly, folder, ledger, run_id, (RunRecorder(folder), *observers), entropy)
+    told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
+    run = _Run(assembly, folder, ledger, run_id, enrolment, told, entropy)
     return run.play(run.begin(checkpoint))
 
 
@@ -156,8 +165,11 @@ def resume(
         raise ResumeMismatch(
             "config.yaml", expected=ledger.header.config_hash, found=_config_hash(folder)
         )
+    enrolment = Enrolment.load(folder / CHECKPOINT_FOLDER / KEYS_FILE, len(assembly.shards))
+    ledger = Ledger.open(folder / LEDGER_FILE, signer=enrolment.coordinator.sign)
     run_id = bytes.fromhex(ledger.header.run_id)
-    run = _Run(assembly, folder, ledger, run_id, (RunRecorder(folder), *observers), entropy)
+    told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
+    run = _Run(assembly, folder, ledger, run_id, enrolment, told, entropy)
     return run.play(run.recover(checkpoint))
 
 
@@ -183,6 +195,7 @@ class _Run:
     folder: Path
     ledger: Ledger
     run_id: bytes
+    enrolment: Enrolment
     observers: Sequence[Observer]
     entropy: Entropy
 
@@ -190,7 +203,7 @@ class _Run:
         """Save the empty checkpoint, measure the untrained model, announce both."""
         self._save(checkpoint)
         self._tell(PlanReady(self.assembly.plan.describe()))
-        row = self._training({}).first_row(checkpoint.state)
+        row = self._training().first_row(checkpoint.state)
         checkpoint = replace(checkpoint, rows=(row,))
         self._save(checkpoint)
         self._tell(RoundFinished(row))
@@ -201,7 +214,7 @@ class _Run:
         if not checkpoint.rows:
             return self.begin(checkpoint)
         self._tell(PlanReady(self.assembly.plan.describe()))
-        lost = self._training({}).lost_rows(checkpoint)
+        lost = self._training().lost_rows(checkpoint)
         rows = (*checkpoint.rows, *lost)
         last = lost[-1].round if lost else checkpoint.round
         checkpoint = replace(checkpoint, round=last, rows=rows)
@@ -212,11 +225,17 @@ class _Run:
     def play(self, checkpoint: Checkpoint) -> Path:
         """Train, then write what the run leaves behind."""
         coins = checkpoint.lanes.coins if checkpoint.lanes else None
-        clients, roster = self.assembly.clients(self.run_id, self.entropy, coins)
+        clients = self.assembly.clients(
+            self.run_id,
+            self.enrolment,
+            self.entropy,
+            participations=self.ledger.participations,
+            coins=coins,
+        )
         rate = self.assembly.config.secure_agg.dropout_rate
         dropouts = Dropouts(rate, self.assembly.config.run.seed) if rate else None
         carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
-        script = self._training(roster).script(checkpoint)
+        script = self._training().script(checkpoint)
         result = drive(script, carrier)
         self._finish(result)
         if result.status == "aborted":
@@ -226,12 +245,12 @@ class _Run:
             )
         return self.folder
 
-    def _training(self, roster: Mapping[int, bytes]) -> FederatedTraining:
+    def _training(self) -> FederatedTraining:
         config = self.assembly.config
         return FederatedTraining(
             plan=self.assembly.plan,
             run_id=self.run_id,
-            roster=roster,
+            roster=self.enrolment.roster,
             ledger=self.ledger,
             update=ServerUpdate(
                 kind=config.federation.server_optimizer,
@@ -275,6 +294,7 @@ class _Run:
         summary["ledger_head"] = self.ledger.close(result.status, facts)
         self._tell(RunFinished(summary))
         write_report(self.folder)
+        (self.folder / CHECKPOINT_FOLDER / KEYS_FILE).unlink(missing_ok=True)
 
 
 def drive(script: TrainingScript, carrier: Carrier) -> TrainingResult:
@@ -305,7 +325,9 @@ def _toss_coins(plan: RunPlan, entropy: Entropy) -> LaneRecord | None:
     return LaneRecord.start(LaneCoins.toss(plan.audit_lanes, len(plan.facts.client_names), stream))
 
 
-def _header(assembly: Assembly, run_id: bytes, folder: Path) -> LedgerHeader:
+def _header(assembly: Assembly, run_id: bytes, folder: Path, enrolment: Enrolment) -> LedgerHeader:
+    names = assembly.plan.facts.client_names
+    facts: dict[str, JSON] = {"secure_aggregation": assembly.plan.secure_aggregation}
     return LedgerHeader(
         run_id=run_id.hex(),
         plan_hash=assembly.plan.plan_hash,
@@ -315,7 +337,7 @@ def _header(assembly: Assembly, run_id: bytes, folder: Path) -> LedgerHeader:
         budget=assembly.plan.budget,
         schedule=assembly.plan.schedule,
         clients=len(assembly.shards),
-        extra={"secure_aggregation": assembly.plan.secure_aggregation},
+        extra=facts | enrolment.public_facts(names),
     )
 
 

@@ -22,6 +22,7 @@ from accounting import (
     verify_ledger,
 )
 from privfed_dpo.engine.plan import canonical_json
+from privfed_dpo.enrolment import PublicKeys
 from privfed_dpo.errors import DataError
 from privfed_dpo.observe.evidence import altered_files, file_sha256
 from privfed_dpo.observe.run_folder import METRICS_FILE, read_rows
@@ -126,7 +127,17 @@ def verify_run(folder: Path, *, known_head: str | None = None) -> RunVerdict:
     summary, problems = _read_summary(folder)
     # A summary that names no head is as good as one that names a wrong one.
     head = None if summary is None else str(summary.get("ledger_head", ""))
-    verdict = verify_ledger(record, expected_head=head)
+    try:
+        keys = PublicKeys.of_header(record.header.extra)
+    except ValueError as error:
+        return RunVerdict(ok=False, problems=(str(error),))
+    receipts = record.header.extra.get("secure_aggregation") is True
+    verdict = verify_ledger(
+        record,
+        verifier=keys.signed_line,
+        receipt_verifier=keys.signed_receipt if receipts else None,
+        expected_head=head,
+    )
     problems += [*verdict.problems, *_foreign_plan(folder, record.header)]
     if known_head is not None and known_head != verdict.head:
         problems.append(f"the ledger ends with {verdict.head}, not with the head you know")

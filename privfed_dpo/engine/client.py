@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from accounting import receipt_message
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.messages import (
     COORDINATOR,
@@ -20,6 +21,7 @@ from privfed_dpo.engine.messages import (
     Envelope,
     MalformedEnvelope,
     RoundStart,
+    SignedReceipt,
     decode_envelope,
     decode_round_start,
     encode,
@@ -50,6 +52,7 @@ class FederatedClient:
         identity: the client's long-lived signing key.
         roster: identity keys of all enrolled clients, by number, fixed before the run.
         entropy: source of protocol keys; `os.urandom` outside tests.
+        participations: rounds of this run the client took part in before this process.
     """
 
     __slots__ = (
@@ -57,6 +60,7 @@ class FederatedClient:
         "_entropy",
         "_identity",
         "_last_round",
+        "_participations",
         "_roster",
         "_run_id",
         "_session",
@@ -71,6 +75,7 @@ class FederatedClient:
         identity: IdentityKey,
         roster: Mapping[int, bytes],
         entropy: Entropy,
+        participations: int = 0,
     ) -> None:
         self._contributor = contributor
         self._run_id = run_id
@@ -78,6 +83,7 @@ class FederatedClient:
         self._roster = roster
         self._entropy = entropy
         self._last_round = 0
+        self._participations = participations
         self._session: ClientSession | None = None
         self._start: RoundStart | None = None
 
@@ -111,18 +117,21 @@ class FederatedClient:
         if envelope.run_id != self._run_id or envelope.sender != COORDINATOR:
             raise ClientRefused("the message belongs to another run")
         if envelope.step == START:
-            return self._reply(envelope, *self._begin(envelope))
+            step, payload = self._begin(envelope)
+            return self._reply(envelope, step, payload)
         if envelope.round != self._last_round or self._session is None:
             raise ClientRefused(
                 f"round {envelope.round} is not open here; the last one was {self._last_round}"
             )
-        return self._reply(envelope, envelope.step, self._continue(envelope))
+        payload = self._continue(self._session, envelope)
+        return self._reply(envelope, envelope.step, payload, self._receipt(self._session))
 
     def _begin(self, envelope: Envelope) -> tuple[str, bytes]:
         """Check the invitation, then start the protocol or, without it, answer at once."""
         start = decode_round_start(envelope.payload)
         self._check(envelope.round, start)
         self._last_round, self._start = envelope.round, start
+        self._participations += 1
         if not self._plan.secure_aggregation:
             vector = self._vector()
             return PLAIN_INPUT, vector.tobytes()
@@ -152,15 +161,23 @@ class FederatedClient:
         if len(start.weights) != 4 * self._plan.facts.dimension:
             raise MalformedEnvelope("the adapter has the wrong length")
 
-    def _continue(self, envelope: Envelope) -> bytes:
-        session = self._session
-        if session is None:
-            raise ClientRefused("no round is open here")
+    def _continue(self, session: ClientSession, envelope: Envelope) -> bytes:
         vector = self._vector() if session.awaiting is Phase.MASKED_INPUT else None
-        reply = session.handle(envelope.payload, vector=vector)
-        if reply is None:
-            raise ClientRefused(f"nothing to answer in step {envelope.step}")
-        return reply
+        return session.handle(envelope.payload, vector=vector)
+
+    def _receipt(self, session: ClientSession) -> SignedReceipt | None:
+        """Vouch for the round, once its survivors are agreed."""
+        if session.survivors is None:
+            return None
+        names = self._plan.facts.client_names
+        message = receipt_message(
+            run_id=self._run_id.hex(),
+            plan_hash=self._plan.plan_hash,
+            round_=self._last_round,
+            survivors=[names[number] for number in session.survivors],
+            participation=self._participations,
+        )
+        return SignedReceipt(self._participations, self._identity.sign(message))
 
     def _vector(self) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
         if self._start is None:
@@ -169,7 +186,9 @@ class FederatedClient:
         steps = self._contributor.contribute(self._last_round, weights)
         return self._plan.grid().to_ring(steps)
 
-    def _reply(self, envelope: Envelope, step: str, payload: bytes) -> bytes:
+    def _reply(
+        self, envelope: Envelope, step: str, payload: bytes, receipt: SignedReceipt | None = None
+    ) -> bytes:
         return encode(
             Envelope(
                 version=WIRE_VERSION,
@@ -178,5 +197,6 @@ class FederatedClient:
                 step=step,
                 sender=self.number,
                 payload=payload,
+                receipt=receipt,
             )
         )

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accounting import Ledger, Mode
+from accounting import Ledger, Mode, Receipt
+from accounting.ledger_format import OutcomeStatus
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.cohort import choose_cohort
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
@@ -184,7 +185,12 @@ class FederatedTraining:
 
     def _record_outcome(self, number: int, result: RoundResult) -> None:
         names = [self.plan.facts.client_names[place] for place in result.survivors]
-        self.ledger.outcome(number, "aborted" if result.total is None else "released", names)
+        receipts = {
+            self.plan.facts.client_names[place]: Receipt(told.participation, told.signature)
+            for place, told in result.receipts.items()
+        }
+        status: OutcomeStatus = "aborted" if result.total is None else "released"
+        self.ledger.outcome(number, status, names, receipts)
 
     def _row(
         self, number: int, result: RoundResult, state: ServerState, begin: float

@@ -17,6 +17,18 @@ class MalformedEnvelope(ValueError):
     """Bytes that are not a canonical message of this version."""
 
 
+class SignedReceipt(msgspec.Struct, frozen=True, array_like=True):
+    """A client's signature on a round it finished; see `accounting.receipts`.
+
+    Attributes:
+        participation: the client's own count of rounds, this one included.
+        signature: 64 bytes, by the client's identity key.
+    """
+
+    participation: int
+    signature: bytes
+
+
 class Envelope(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """One message in either direction.
 
@@ -27,6 +39,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, tag=1):
         step: "Start", "PlainInput" or the name of a secure-aggregation phase.
         sender: client number, or -1 for the coordinator.
         payload: bytes of the step; opaque to the carrier.
+        receipt: with the last reply of a round, what the client vouches for.
     """
 
     version: int
@@ -35,6 +48,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, tag=1):
     step: str
     sender: int
     payload: bytes
+    receipt: SignedReceipt | None = None
 
 
 class RoundStart(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -31,7 +31,7 @@ from secure_agg import ProtocolParams
 from secure_agg.bounds import NeighbourhoodPlan
 
 ENVELOPE_BYTES = 50
-PROTOCOL_BYTES = 620
+PROTOCOL_BYTES = 700
 PEER_BYTES = 140
 GRADIENT_BYTES = 4 + 8 + 8
 """One coordinate of a pair gradient: as the model gives it, in float64, and in grid steps."""

@@ -22,6 +22,7 @@ from privfed_dpo.engine.messages import (
     Envelope,
     MalformedEnvelope,
     RoundStart,
+    SignedReceipt,
     decode_envelope,
     encode,
 )
@@ -55,6 +56,7 @@ class RoundResult:
         upload_bytes: bytes received from clients.
         download_bytes: bytes sent to clients.
         reason: why the round was aborted, or an empty string.
+        receipts: by client number, what clients that finished the round vouch for.
     """
 
     total: npt.NDArray[np.unsignedinteger] | None
@@ -63,6 +65,7 @@ class RoundResult:
     upload_bytes: int
     download_bytes: int
     reason: str = ""
+    receipts: Mapping[int, SignedReceipt] = field(default_factory=dict)
 
 
 RoundScript = Generator[Exchange, Mapping[int, bytes], RoundResult]
@@ -95,6 +98,7 @@ class RoundCoordinator:
         self._observer = observer
         self._upload_bytes = 0
         self._download_bytes = 0
+        self._receipts: dict[int, SignedReceipt] = {}
 
     def script(self, weights: npt.NDArray[np.float32]) -> RoundScript:
         """Play the round from the given global adapter, shape [d].
@@ -188,6 +192,8 @@ class RoundCoordinator:
             expected = (self._run_id, self._round, step, client)
             if (envelope.run_id, envelope.round, envelope.step, envelope.sender) == expected:
                 opened.append((client, envelope.payload))
+                if envelope.receipt is not None:
+                    self._receipts[client] = envelope.receipt
             else:
                 self._refuse(step, client, "the reply belongs to another run, round or step")
         return opened
@@ -210,6 +216,7 @@ class RoundCoordinator:
             upload_bytes=self._upload_bytes,
             download_bytes=self._download_bytes,
             reason=reason,
+            receipts={c: r for c, r in self._receipts.items() if c in survivors},
         )
 
 

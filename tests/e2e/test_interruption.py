@@ -146,6 +146,18 @@ def test_changed_data_are_refused(interrupted):
         path.write_text(original)
 
 
+def test_keys_of_an_unfinished_run_are_its_owners_alone(interrupted):
+    (secret,) = interrupted.rglob("*secret*")
+    assert secret.stat().st_mode & 0o077 == 0
+    content = secret.read_bytes()
+    try:
+        secret.write_bytes(content[:-1])
+        with pytest.raises(ResumeMismatch, match="key file"):
+            resume(interrupted)
+    finally:
+        secret.write_bytes(content)
+
+
 def test_a_folder_without_a_run_and_a_finished_run_are_refused(tmp_path, interrupted):
     with pytest.raises(ResumeMismatch, match="no such file"):
         resume(tmp_path)

@@ -115,6 +115,17 @@ def test_a_stranger_verifies_the_run(finished):
     assert verdict.epsilon[Adversary.COALITION].pld == pytest.approx(claimed, rel=1e-9)
 
 
+def test_clients_vouch_for_every_round_and_no_key_is_left_behind(finished):
+    _, folder, _ = finished
+    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    assert all(line["signature"] for line in lines)
+    outcomes = [line["body"] for line in lines if line["kind"] == "outcome"]
+    assert [set(body["receipts"]) for body in outcomes] == [
+        set(body["survivors"]) for body in outcomes
+    ]
+    assert not list(folder.rglob("*secret*"))
+
+
 @pytest.mark.parametrize("mode", ["local", "none"])
 def test_several_local_steps(tmp_path, mode):
     config = tiny_config(
