@@ -5,7 +5,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint types arch reference
+.PHONY: help setup quickstart test test-slow mutants lint types arch reference
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,13 @@ quickstart: setup ## the main job: private federated DPO on the embedded task
 	$(BIN)/privfed-dpo train configs/quickstart.yaml
 
 test: setup lint types arch ## everything CI runs
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: setup ## the longer checks
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+mutants: setup ## plant bugs in the protocol and see that the tests kill each
+	$(BIN)/python -m tests.mutants.secure_agg
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
