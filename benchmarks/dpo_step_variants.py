@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from privfed_dpo.data.tokenize import TokenizedPair, pair_key
+from privfed_dpo.dpo.clipped_sums import ClippedSums, SumMethod
 from privfed_dpo.dpo.loss import PairLoss
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
@@ -57,6 +58,7 @@ class Shape:
 
     @property
     def name(self) -> str:
+        """For tables: width, layers, pairs, prompt and completion."""
         return (
             f"h{self.hidden} L{self.layers} B{self.pairs} "
             f"{self.prompt_tokens}+{self.completion_tokens}"
@@ -75,13 +77,16 @@ class Bench:
     max_grad_norm: float
 
     def fixed(self) -> torch.Tensor:
+        """Reference log-probabilities on the device, float32 [B, 2]."""
         return torch.from_numpy(self.reference).to(self.adapter.device)
 
     def losses(self, batch: PairBatch) -> torch.Tensor:
+        """Loss of each pair, float32 [B]."""
         scores = completion_logprobs(self.adapter.model, batch)
         return self.loss(scores, self.fixed(), batch.completion_lengths)
 
     def packed(self) -> PairBatch:
+        """One row per pair."""
         return pack_pairs(self.pairs, pad_id=0, device=self.adapter.device)
 
     def two_rows(self) -> PairBatch:
@@ -172,16 +177,20 @@ def plain_packed(bench: Bench) -> Step:
 
 def ours(bench: Bench) -> Step:
     """Pair gradients, each clipped once, truncated to the grid, summed as integers."""
+    return _ours(bench, "rows")
+
+
+def ours_two_pass(bench: Bench) -> Step:
+    """The same integers without holding any pair's gradient."""
+    return _ours(bench, "two_pass")
+
+
+def _ours(bench: Bench, method: SumMethod) -> Step:
     gradients = PairGradients(bench.adapter, beta=BETA, micro_batch_pairs=bench.shape.pairs)
     clipper = PairClipper(bench.max_grad_norm, SENSITIVITY_STEPS)
-
-    def step() -> torch.Tensor:
-        total = clipper.empty(bench.adapter.dimension)
-        for rows in gradients(bench.pairs, bench.reference):
-            total = total.plus(clipper.clip(rows))
-        return torch.from_numpy(total.total) * (bench.max_grad_norm / SENSITIVITY_STEPS)
-
-    return step
+    sums = ClippedSums(gradients, clipper, method=method)
+    unit = bench.max_grad_norm / SENSITIVITY_STEPS
+    return lambda: torch.from_numpy(sums(bench.pairs, bench.reference).total) * unit
 
 
 @contextlib.contextmanager
@@ -311,6 +320,7 @@ PLAIN: dict[str, Callable[[Bench], Step]] = {
 }
 PRIVATE: dict[str, Callable[[Bench], Step]] = {
     "private (ours)": ours,
+    "private (ours), two passes": ours_two_pass,
     "Opacus hooks, rows added": opacus_rows_added,
     "Opacus functorch, rows added": opacus_functorch,
     "Opacus fast clipping, packed": opacus_fast_clipping,

@@ -100,7 +100,7 @@ class PairGradients:
         self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
     ) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor]]:
         """Like a call, with the index into `pairs` of every row: (int64 [b], float32 [b, d])."""
-        self._check_reference(pairs, reference)
+        self.check_reference(pairs, reference)
         return self._rows(pairs, reference)
 
     def mean_gradient(
@@ -118,7 +118,7 @@ class PairGradients:
         Raises:
             ModelError: no pairs, or shapes do not fit.
         """
-        self._check_reference(pairs, reference)
+        self.check_reference(pairs, reference)
         if not pairs:
             raise ModelError("The mean over no pairs does not exist.", advice="Pass some pairs.")
         total = np.zeros(self.adapter.dimension, dtype=np.float64)
@@ -153,7 +153,7 @@ class PairGradients:
         Raises:
             ModelError: shapes do not fit, a pair is too long, or a row would not be a pair.
         """
-        self._check_reference(pairs, reference)
+        self.check_reference(pairs, reference)
         batch = self.scorer.batch(pairs)
         with self._activations(), pair_graph(self.adapter, batch) as graph:
             graph.set_losses(self._losses(batch, reference))
@@ -203,9 +203,14 @@ class PairGradients:
         fixed = torch.from_numpy(reference.astype(np.float32)).to(self.adapter.device)
         return self.loss(self.scorer.logprobs(batch), fixed, batch.completion_lengths)
 
-    def _check_reference(
+    def check_reference(
         self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
     ) -> None:
+        """Checks that there is one row of reference log-probabilities per pair.
+
+        Raises:
+            ModelError: the reference is not of shape [B, 2].
+        """
         if reference.shape != (len(pairs), 2):
             raise ModelError(
                 f"{len(pairs)} pairs need reference log-probabilities of shape "

@@ -1,17 +1,17 @@
 """Per-pair gradients of the adapter's layers, handed over layer by layer during one backward pass.
 
-Opacus supplies the hooks and the gradient sampler of a linear layer. Two things are changed, both
-without effect on the result. The backward side sits in the autograd graph itself instead of in
-module backward hooks, so activations live exactly as long as autograd needs them, recomputed
-(checkpointed) layers included. And the backward pass is asked for the embedding's gradient only,
-so autograd does not also compute the sum of all pairs' gradients, which nobody uses.
+Opacus' hooks with three changes, none of which alters the result. The backward side sits in the
+autograd graph itself instead of in module backward hooks, so activations live exactly as long as
+autograd needs them, recomputed (checkpointed) layers included. The backward pass is asked for the
+embedding's gradient only, so autograd does not also compute the sum of all pairs' gradients, which
+nobody uses. And the sampler of linear layers multiplies the thin way round.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from opacus.grad_sample import GradSampleHooks
@@ -25,6 +25,10 @@ from privfed_dpo.model.pair_batch import PairBatch
 
 Receive = Callable[[int, torch.Tensor], None]
 """Takes the number of a slot of the adapter's layout and its gradients, float32 [B, size]."""
+
+GradSampler = Callable[
+    [nn.Linear, list[torch.Tensor], torch.Tensor], dict[nn.Parameter, torch.Tensor]
+]
 
 _LEAVE_OUT = "Leave this layer out of target_modules."
 
@@ -119,8 +123,31 @@ class PairGraph:
         return type(layer).__name__
 
 
+def linear_rows(
+    layer: nn.Linear, activations: list[torch.Tensor], backprops: torch.Tensor
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Opacus' grad sampler of a linear layer, as a product of matrices per pair.
+
+    Args:
+        layer: no bias, or a frozen one.
+        activations: its input, [B, ..., T, in], in a list.
+        backprops: gradient of its output, [B, ..., T, out].
+
+    Returns:
+        The weight's gradient for each pair, [B, out, in].
+    """
+    left, right = backprops.flatten(1, -2), activations[0].flatten(1, -2)
+    right = right.to(left.dtype)
+    # Measured on CPU: half the time where the first factor's last dimension is the small one.
+    if layer.out_features > layer.in_features:
+        return {layer.weight: torch.bmm(right.mT, left).mT}
+    return {layer.weight: torch.bmm(left.mT, right)}
+
+
 class PairHooks(GradSampleHooks):  # type: ignore[misc]  # Opacus is untyped
     """Opacus' hooks on the adapter's linear layers, feeding a `PairGraph`."""
+
+    GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], GradSampler]] = {nn.Linear: linear_rows}
 
     def __init__(self, layers: Sequence[nn.Linear], graph: PairGraph) -> None:
         self._graph = graph
