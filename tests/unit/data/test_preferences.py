@@ -185,12 +185,17 @@ def test_line_numbers_count_blank_lines_and_a_byte_order_mark_is_no_problem(tmp_
     ("name", "content", "message"),
     [
         ("p.jsonl", b"", "no rows"),
-        ("p.jsonl.gz", gzip.compress(b"\n\n"), "no rows"),
+        ("p.jsonl.gz", gzip.compress(b"\n\n", mtime=0), "no rows"),
         ("p.jsonl.gz", json.dumps(ROW).encode(), "not a whole gzip file"),
-        ("p.jsonl.gz", gzip.compress(json.dumps(ROW).encode() * 99)[:-20], "not a whole gzip file"),
+        (
+            "p.jsonl.gz",
+            gzip.compress(json.dumps(ROW).encode() * 99, mtime=0)[:-20],
+            "not a whole gzip file",
+        ),
         ("p.parquet", b"PAR1 but not really", "not a readable Parquet file"),
         ("p.csv", b"prompt,chosen,rejected", "files of this type are not read"),
     ],
+    ids=["empty", "empty-gzip", "not-gzip", "torn-gzip", "not-parquet", "unknown-type"],
 )
 def test_unusable_files(tmp_path, name, content, message):
     path = tmp_path / name
