@@ -9,8 +9,7 @@ from accounting.adversaries import (
     Adversary,
     Mode,
     ReleaseSchedule,
-    decode_schedule,
-    encode_schedule,
+    SecretCohort,
 )
 from accounting.audit import (
     AuditBound,
@@ -50,6 +49,7 @@ from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
 from accounting.receipts import Receipt, receipt_message
+from accounting.schedule_format import decode_schedule, encode_schedule
 from accounting.selection import selection_epsilon
 from accounting.statement import guarantee
 from accounting.units import Adjacency, Budget, PrivacyUnit, default_delta
@@ -87,6 +87,7 @@ __all__ = [
     "Receipt",
     "ReleaseSchedule",
     "Repeated",
+    "SecretCohort",
     "Slack",
     "SpendReceipt",
     "UnprotectedRelease",

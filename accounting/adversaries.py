@@ -1,20 +1,26 @@
 """Who sees what: one plan of releases, priced differently for each adversary."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from accounting.accountants import (
     NO_SLACK,
+    NOTHING_SPENT,
     EpsilonCurve,
     EpsilonPair,
     Slack,
     epsilon_pair,
 )
 from accounting.errors import InvalidPrivacyParameter
-from accounting.events import Event, PoissonGaussianRelease, Repeated, UnprotectedRelease
+from accounting.events import (
+    Event,
+    GaussianRelease,
+    PoissonGaussianRelease,
+    Repeated,
+    UnprotectedRelease,
+)
 from accounting.noise_shares import GridNoise, NoiseShares, require_noise_multiplier
+from accounting.units import PrivacyUnit
 
 
 class Adversary(StrEnum):
@@ -24,8 +30,8 @@ class Adversary(StrEnum):
         client helps it.
     COALITION: the server together with up to K clients that subtract their own noise; fewest
         survivors. This is the headline.
-    OUTSIDE: holds the released model only. No client sampling is claimed for it here, so it is
-        priced as the server.
+    OUTSIDE: holds the released model only. Priced as the server, unless the plan states that
+        cohorts are secret Poisson samples: see `SecretCohort`.
     NO_SECAGG: what a client's own message would be worth if secure aggregation failed.
     """
 
@@ -40,15 +46,55 @@ class Mode(StrEnum):
 
     DISTRIBUTED: every client a share; only the sum is protected.
     LOCAL: every client in full, before anything leaves it.
+    USER: every client a share, scaled to the norm of a client's whole update; only the sum of the
+        clipped updates is protected, and everything of one client at once.
+    GOSSIP: every node in full, before it sends anything to a neighbour. There is no server: what a
+        node sends is post-processing of its own noisy steps, so its data cost the same against any
+        coalition of the others, and against anybody outside.
     NONE: nobody; epsilon is infinite.
     """
 
     DISTRIBUTED = "distributed"
     LOCAL = "local"
+    USER = "user"
+    GOSSIP = "gossip"
     NONE = "none"
 
 
 Noise = NoiseShares | GridNoise | float
+_SHARED = frozenset({Mode.DISTRIBUTED, Mode.USER})
+_OWN = frozenset({Mode.LOCAL, Mode.GOSSIP})
+
+
+@dataclass(frozen=True, slots=True)
+class SecretCohort:
+    """A claim about mode user: who takes part in a round is a secret Poisson sample.
+
+    It amplifies against `Adversary.OUTSIDE` alone; the server runs the rounds and knows.
+
+    Guarantee: the caller ensures that each client joins each round independently with probability
+    `rate`, and that neither members nor sizes of cohorts, nor which rounds were aborted, leave the
+    server and the clients. A cap on participations may end a client's part early: given what was
+    released before, it then joins with probability at most `rate`, which a release at `rate`
+    dominates.
+
+    Attributes:
+        rate: cohort over clients, in (0, 1].
+        rounds: rounds of the whole run, >= 1, whether or not a given client joins them.
+
+    Raises:
+        InvalidPrivacyParameter: a value lies outside its range.
+    """
+
+    rate: float
+    rounds: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no sample."""
+        if not 0 < self.rate <= 1:
+            raise InvalidPrivacyParameter("rate", self.rate, "give a probability in (0, 1]")
+        if self.rounds < 1:
+            raise InvalidPrivacyParameter("rounds", self.rounds, "give at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +103,16 @@ class ReleaseSchedule:
 
     Attributes:
         mode: who adds the noise.
-        sample_rate: probability with which a record joins one noisy sum or one local step.
-        noise: `NoiseShares` or `GridNoise` in distributed mode; in local mode the client's own
-            multiplier, or a `GridNoise` of cohort 1; None without noise.
+        sample_rate: probability with which a record joins one noisy sum or one local step; 1 in
+            mode user, where a client's whole update is the record.
+        noise: `NoiseShares` or `GridNoise` in distributed and user mode; in local and gossip mode
+            the client's own multiplier, or a `GridNoise` of cohort 1; None without noise.
         participations: most rounds that any one client takes part in. Guarantee: the scheduler
             enforces it, and the ledger refuses more.
-        local_steps: noisy steps per round; 1 in distributed mode, whose shares only protect a sum
-            of gradients taken at the same weights.
+        local_steps: steps of a client per round, each noisy in local and gossip mode; 1 in
+            distributed mode, whose shares only protect a sum of gradients taken at the same
+            weights; free in mode user, which releases one update per round, however it was made.
+        secret_cohort: in mode user, that cohorts are secret Poisson samples; None claims nothing.
 
     Raises:
         InvalidPrivacyParameter: the fields do not fit each other.
@@ -74,6 +123,7 @@ class ReleaseSchedule:
     noise: Noise | None
     participations: int
     local_steps: int = 1
+    secret_cohort: SecretCohort | None = None
 
     def __post_init__(self) -> None:
         """Refuse schedules whose accounting would not describe the mechanism."""
@@ -84,9 +134,13 @@ class ReleaseSchedule:
         for name in ("participations", "local_steps"):
             if getattr(self, name) < 1:
                 raise InvalidPrivacyParameter(name, getattr(self, name), "give at least 1")
-        if self.mode is Mode.DISTRIBUTED:
+        if self.secret_cohort is not None and self.mode is not Mode.USER:
+            raise InvalidPrivacyParameter(
+                "secret_cohort", self.secret_cohort, "only mode user prices secret cohorts"
+            )
+        if self.mode in _SHARED:
             self._require_shares()
-        elif self.mode is Mode.LOCAL:
+        elif self.mode in _OWN:
             self._require_own_noise()
         elif self.noise is not None:
             raise InvalidPrivacyParameter("noise", self.noise, "mode none adds no noise: give None")
@@ -94,9 +148,17 @@ class ReleaseSchedule:
     def _require_shares(self) -> None:
         if not isinstance(self.noise, NoiseShares | GridNoise):
             raise InvalidPrivacyParameter(
-                "noise", self.noise, "distributed mode needs NoiseShares or GridNoise"
+                "noise", self.noise, f"{self.mode} mode needs NoiseShares or GridNoise"
             )
-        if self.local_steps != 1:
+        if self.mode is Mode.USER:
+            if self.sample_rate != 1:
+                raise InvalidPrivacyParameter(
+                    "sample_rate",
+                    self.sample_rate,
+                    "mode user protects a client's whole update, and sampling inside the client "
+                    "does not amplify it: give 1",
+                )
+        elif self.local_steps != 1:
             raise InvalidPrivacyParameter(
                 "local_steps",
                 self.local_steps,
@@ -108,11 +170,13 @@ class ReleaseSchedule:
         if isinstance(self.noise, GridNoise):
             if self.noise.cohort != 1:
                 raise InvalidPrivacyParameter(
-                    "noise", self.noise, "in local mode each client adds full noise: cohort 1"
+                    "noise",
+                    self.noise,
+                    f"in {self.mode} mode each client adds full noise: cohort 1",
                 )
         elif isinstance(self.noise, NoiseShares) or self.noise is None:
             raise InvalidPrivacyParameter(
-                "noise", self.noise, "local mode needs the client's own noise multiplier"
+                "noise", self.noise, f"{self.mode} mode needs the client's own noise multiplier"
             )
         else:
             require_noise_multiplier(self.noise)
@@ -123,14 +187,22 @@ class ReleaseSchedule:
         return Adversary.COALITION
 
     @property
+    def unit(self) -> PrivacyUnit:
+        """What the noise is scaled to: everything of one client in mode user, else one pair."""
+        return PrivacyUnit.USER if self.mode is Mode.USER else PrivacyUnit.PAIR
+
+    @property
     def slack(self) -> Slack:
         """Distance of the discrete mechanism from its model; none for continuous noise."""
         return self.noise.slack if isinstance(self.noise, NoiseShares | GridNoise) else NO_SLACK
 
     @property
     def cohort(self) -> int | None:
-        """Clients asked per round, where the noise depends on it; else None."""
-        return self._shares.cohort if self._shares else None
+        """Clients asked per round, where it is fixed because the noise depends on it; else None.
+
+        A secret Poisson cohort has no fixed size: the threshold alone guards the noise.
+        """
+        return self._shares.cohort if self._shares and self.secret_cohort is None else None
 
     @property
     def threshold(self) -> int | None:
@@ -139,7 +211,7 @@ class ReleaseSchedule:
 
     @property
     def _shares(self) -> NoiseShares | GridNoise | None:
-        if self.mode is Mode.DISTRIBUTED and isinstance(self.noise, NoiseShares | GridNoise):
+        if self.mode in _SHARED and isinstance(self.noise, NoiseShares | GridNoise):
             return self.noise
         return None
 
@@ -159,12 +231,12 @@ class ReleaseSchedule:
 
     def round_events(self, adversary: Adversary) -> Repeated:
         """Return what one round releases on a record of a client that takes part in it."""
-        return Repeated(self._event(self.noise_multiplier(adversary)), self.local_steps)
+        return self._round(self.noise_multiplier(adversary))
 
     def view(self, adversary: Adversary) -> tuple[Repeated, ...]:
         """Return what the whole run releases on one record, for this adversary."""
-        one = self.round_events(adversary)
-        return (Repeated(one.event, one.count * self.participations),)
+        rounds = self.secret_cohort.rounds if self.secret_cohort else self.participations
+        return self._seen(adversary, self.participations, rounds)
 
     def realised_round(self, survivors: int | None) -> Repeated:
         """Return one round as it happened, for the coalition.
@@ -177,94 +249,56 @@ class ReleaseSchedule:
         if shares is None or survivors is None or survivors < shares.threshold:
             return self.round_events(Adversary.COALITION)
         seen = shares.effective_noise_multiplier(min(survivors, shares.cohort), shares.colluders)
-        return Repeated(self._event(seen), self.local_steps)
+        return self._round(seen)
 
     def epsilon(self, adversary: Adversary, delta: float) -> EpsilonPair:
         """Return the certified cost of the whole run for this adversary."""
-        return epsilon_pair(self.view(adversary), delta, slack=self.slack)
+        rounds = self.secret_cohort.rounds if self.secret_cohort else self.participations
+        return self.spent(adversary, delta, self.participations, rounds)
+
+    def spent(
+        self, adversary: Adversary, delta: float, participations: int, rounds: int
+    ) -> EpsilonPair:
+        """Return the certified cost of a part of the run for this adversary.
+
+        Whoever holds the model sees no more than the server, so the smaller of the two bounds
+        holds for it.
+
+        Args:
+            adversary: whose view.
+            delta: failure probability, in (0, 1).
+            participations: rounds of the busiest client; 0 costs nothing.
+            rounds: rounds of the run so far; they count for secret cohorts only.
+        """
+        if participations == 0:
+            return NOTHING_SPENT
+        seen = self._priced(self._seen(adversary, participations, rounds), delta)
+        if adversary is Adversary.OUTSIDE and self.secret_cohort is not None:
+            known = self._priced(self._seen(Adversary.SERVER, participations, rounds), delta)
+            return EpsilonPair(min(seen.pld, known.pld), min(seen.rdp, known.rdp))
+        return seen
 
     def curve(self, adversary: Adversary, delta: float) -> EpsilonCurve:
-        """Return epsilon by number of participations, for this adversary."""
+        """Return epsilon by number of known participations, for this adversary."""
         return EpsilonCurve(self.round_events(adversary), delta, self.slack)
 
-    def _event(self, noise_multiplier: float | None) -> Event:
+    def _priced(self, spends: tuple[Repeated, ...], delta: float) -> EpsilonPair:
+        return epsilon_pair(spends, delta, slack=self.slack)
+
+    def _seen(self, adversary: Adversary, participations: int, rounds: int) -> tuple[Repeated, ...]:
+        noise_multiplier = self.noise_multiplier(adversary)
+        if adversary is Adversary.OUTSIDE and self.secret_cohort and noise_multiplier is not None:
+            hidden = PoissonGaussianRelease(self.secret_cohort.rate, noise_multiplier)
+            return (Repeated(hidden, rounds),)
+        one = self._round(noise_multiplier)
+        return (Repeated(one.event, one.count * participations),)
+
+    def _round(self, noise_multiplier: float | None) -> Repeated:
+        event: Event
         if noise_multiplier is None:
-            return UnprotectedRelease()
-        return PoissonGaussianRelease(self.sample_rate, noise_multiplier)
-
-
-def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
-    """Return a JSON-able mapping that `decode_schedule` reads back to an equal schedule."""
-    return {
-        "mode": str(schedule.mode),
-        "sample_rate": schedule.sample_rate,
-        "noise": _encode_noise(schedule.noise),
-        "participations": schedule.participations,
-        "local_steps": schedule.local_steps,
-    }
-
-
-def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
-    """Read one schedule; strict.
-
-    Raises:
-        InvalidPrivacyParameter: missing or unknown fields, wrong types, or values out of range.
-    """
-    expected = {"mode", "sample_rate", "noise", "participations", "local_steps"}
-    if not isinstance(encoded, Mapping) or encoded.keys() != expected:
-        raise InvalidPrivacyParameter(
-            "schedule", encoded, f"expected the fields {sorted(expected)}"
-        )
-    if encoded["mode"] not in set(Mode):
-        raise InvalidPrivacyParameter("mode", encoded["mode"], f"known are {sorted(Mode)}")
-    for name in ("participations", "local_steps"):
-        _require_type(name, encoded[name], int)
-    _require_type("sample_rate", encoded["sample_rate"], int, float)
-    return ReleaseSchedule(
-        mode=Mode(encoded["mode"]),
-        sample_rate=encoded["sample_rate"],
-        noise=_decode_noise(encoded["noise"]),
-        participations=encoded["participations"],
-        local_steps=encoded["local_steps"],
-    )
-
-
-_NOISE_KINDS: dict[str, type[NoiseShares | GridNoise]] = {"shares": NoiseShares, "grid": GridNoise}
-_FLOAT_FIELDS = {
-    "noise_multiplier",
-    "sensitivity_steps",
-    "smoothing_steps",
-    "sampler_relative_error",
-}
-
-
-def _encode_noise(noise: Noise | None) -> dict[str, Any] | None:
-    if noise is None:
-        return None
-    if isinstance(noise, NoiseShares):
-        return {"kind": "shares", **asdict(noise)}
-    if isinstance(noise, GridNoise):
-        return {"kind": "grid", **asdict(noise)}
-    return {"kind": "own", "noise_multiplier": noise}
-
-
-def _decode_noise(encoded: Any) -> Noise | None:
-    if encoded is None:
-        return None
-    if not isinstance(encoded, Mapping):
-        raise InvalidPrivacyParameter("noise", encoded, "expected an object or null")
-    fields = {name: value for name, value in encoded.items() if name != "kind"}
-    for name, value in fields.items():
-        _require_type(name, value, *((int, float) if name in _FLOAT_FIELDS else (int,)))
-    kind = encoded.get("kind")
-    if kind == "own" and fields.keys() == {"noise_multiplier"}:
-        return float(fields["noise_multiplier"])
-    cls = _NOISE_KINDS.get(str(kind))
-    if cls is None or fields.keys() != set(cls.__dataclass_fields__):
-        raise InvalidPrivacyParameter("noise", dict(encoded), "unknown kind or fields")
-    return cls(**fields)
-
-
-def _require_type(name: str, value: Any, *types: type) -> None:
-    if isinstance(value, bool) or not isinstance(value, types):
-        raise InvalidPrivacyParameter(name, value, "expected a number of the right type")
+            event = UnprotectedRelease()
+        elif self.mode is Mode.USER:
+            return Repeated(GaussianRelease(noise_multiplier), 1)
+        else:
+            event = PoissonGaussianRelease(self.sample_rate, noise_multiplier)
+        return Repeated(event, self.local_steps)

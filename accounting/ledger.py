@@ -237,7 +237,7 @@ class Ledger:
         if budget is None or schedule.noise is None:
             return {adversary: self._state.epsilon_after(most) for adversary in Adversary}
         return {
-            adversary: schedule.curve(adversary, budget.delta).certified(most)
+            adversary: schedule.spent(adversary, budget.delta, most, self.rounds_spent)
             for adversary in Adversary
         }
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accounting.adversaries import Mode, ReleaseSchedule, decode_schedule, encode_schedule
+from accounting.adversaries import Mode, ReleaseSchedule
 from accounting.canonical import JSON, canonical_bytes, from_canonical_bytes
 from accounting.errors import AccountingError, InvalidPrivacyParameter, LedgerCorrupted
 from accounting.rdp import refuse_replace_one
+from accounting.schedule_format import decode_schedule, encode_schedule
 from accounting.units import Adjacency, Budget, PrivacyUnit
 
 FORMAT_VERSION = 1
@@ -51,7 +52,7 @@ class LedgerHeader:
         run_id: name of the run.
         plan_hash: hash of the frozen plan, any non-empty text.
         config_hash: hash of the resolved config, any non-empty text.
-        unit: what one record is.
+        unit: what one record is; that of the schedule, unless there is no noise.
         adjacency: must be zero-out; the cross-check accountant has no other.
         budget: ceiling that every spend is held against. None only in mode none; a budget with
             infinite epsilon refuses nothing.
@@ -82,9 +83,11 @@ class LedgerHeader:
         refuse_replace_one(self.adjacency)
         if self.clients < 1:
             raise InvalidPrivacyParameter("clients", self.clients, "enrol at least one client")
-        if self.unit is not PrivacyUnit.PAIR and self.schedule.mode is not Mode.NONE:
+        if self.unit is not self.schedule.unit and self.schedule.mode is not Mode.NONE:
             raise InvalidPrivacyParameter(
-                "unit", str(self.unit), f"mode {self.schedule.mode} protects one pair, not a user"
+                "unit",
+                str(self.unit),
+                f"the noise of mode {self.schedule.mode} is made for one {self.schedule.unit}",
             )
         if self.budget is None and self.schedule.mode is not Mode.NONE:
             raise InvalidPrivacyParameter(

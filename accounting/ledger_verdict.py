@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accounting.accountants import NOTHING_SPENT, EpsilonPair, epsilon_pair
+from accounting.accountants import EpsilonPair
 from accounting.adversaries import Adversary, ReleaseSchedule
 from accounting.errors import LedgerCorrupted
-from accounting.events import Repeated
 from accounting.ledger_format import (
     OUTCOME_STATUSES,
     LedgerHeader,
@@ -256,7 +255,10 @@ class _Walk:
             self.problems.append(f"a client took part {most} times, the plan allows {cap}")
         budget = self.header.budget
         delta = budget.delta if budget is not None else 0.5
-        priced = {adversary: self._price(adversary, most, delta) for adversary in Adversary}
+        priced = {
+            adversary: self.schedule.spent(adversary, delta, most, self.rounds)
+            for adversary in Adversary
+        }
         headline = priced[self.schedule.headline]
         if budget is not None and headline.pld > budget.epsilon:
             self.problems.append(
@@ -268,13 +270,6 @@ class _Walk:
                 f"{headline.rdp:.6g}"
             )
         return priced
-
-    def _price(self, adversary: Adversary, most: int, delta: float) -> EpsilonPair:
-        if most == 0:
-            return NOTHING_SPENT
-        one = self.schedule.round_events(adversary)
-        run = (Repeated(one.event, one.count * most),)
-        return epsilon_pair(run, delta, slack=self.schedule.slack)
 
     def realised(self) -> float:
         """Run the filter over every client's own rounds and return the largest result."""

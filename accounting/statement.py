@@ -47,10 +47,7 @@ def guarantee(
             "Adjacency: zero-out. Any one unit may be replaced by a null record that contributes "
             "nothing; the sizes of all data sets are public."
         ),
-        (
-            f"Scope: what {rounds} rounds release about one unit, each at sample rate "
-            f"{schedule.sample_rate:g}; clients hold disjoint data."
-        ),
+        _scope(schedule, rounds),
         "Upper bounds on epsilon (PLD certified; RDP as a cross-check):",
         *(
             f"  {adversary}: {_up(epsilon[adversary].pld)} (RDP {_up(epsilon[adversary].rdp)}) - "
@@ -70,6 +67,21 @@ def guarantee(
             "this is information, the bounds above are the guarantee."
         )
     return "\n".join([*lines, *_assumptions(schedule), *_limits(schedule)])
+
+
+def _scope(schedule: ReleaseSchedule, rounds: int) -> str:
+    if schedule.mode is not Mode.USER:
+        return (
+            f"Scope: what {rounds} rounds release about one unit, each at sample rate "
+            f"{schedule.sample_rate:g}; clients hold disjoint data."
+        )
+    scope = f"Scope: {rounds} rounds of one user, each the sum of its cohort's clipped updates"
+    if schedule.secret_cohort is None:
+        return scope + "."
+    return (
+        f"{scope}; to outsiders {schedule.secret_cohort.rounds} rounds, which a user joins with "
+        f"probability {schedule.secret_cohort.rate:g} each."
+    )
 
 
 def _no_guarantee(header: LedgerHeader, rounds: int) -> str:
@@ -94,31 +106,60 @@ def _eyes(adversary: Adversary, schedule: ReleaseSchedule) -> str:
             Adversary.OUTSIDE: "whoever holds the released model",
             Adversary.NO_SECAGG: "the same, though secure aggregation fails",
         }[adversary]
+    if schedule.mode is Mode.GOSSIP:
+        return {
+            Adversary.COALITION: "all other nodes together, whatever they exchange",
+            Adversary.SERVER: "nobody has this part: there is no server; any one neighbour",
+            Adversary.OUTSIDE: "whoever holds a released model",
+            Adversary.NO_SECAGG: "the same: the noise is in each message, not in a sum",
+        }[adversary]
     noise = schedule.noise
     colluders = noise.colluders if noise is not None and not isinstance(noise, int | float) else 0
     fewest = f"{schedule.threshold} of {schedule.cohort} survivors"
     return {
         Adversary.COALITION: f"the server and {colluders} colluding clients, {fewest}",
         Adversary.SERVER: f"the server alone, {fewest}",
-        Adversary.OUTSIDE: "whoever holds the released model; no credit for hidden participation",
+        Adversary.OUTSIDE: "whoever holds the released model; "
+        + (
+            "no credit for hidden participation"
+            if schedule.secret_cohort is None
+            else "does not learn who took part"
+        ),
         Adversary.NO_SECAGG: "what would be left if secure aggregation failed: one share of noise",
     }[adversary]
 
 
 def _assumptions(schedule: ReleaseSchedule) -> list[str]:
-    lines = [
-        "This holds if:",
-        (
-            "  - each pair's gradient is clipped once, as a whole, and sums are divided by public "
-            "constants only;"
-        ),
-        (
-            "  - every pair joins a batch independently with the stated rate, and batches and "
-            "their sizes stay inside the client;"
-        ),
-        "  - noise and sampling come from a secret cryptographic source that is never reused;",
-    ]
-    if schedule.mode is Mode.DISTRIBUTED:
+    if schedule.mode is Mode.USER:
+        lines = [
+            "This holds if:",
+            (
+                "  - each user is one client, whose whole update is clipped once; updates weigh "
+                "the same, and sums are divided by public constants only;"
+            ),
+            "  - no user takes part in more rounds than stated;",
+        ]
+        if schedule.secret_cohort is not None:
+            lines.append(
+                "  - against outsiders: users join rounds independently at random, and neither "
+                "who joined, nor how many, nor which rounds were aborted becomes known;"
+            )
+    else:
+        lines = [
+            "This holds if:",
+            (
+                "  - each pair's gradient is clipped once, as a whole, and sums are divided by "
+                "public constants only;"
+            ),
+            (
+                "  - every pair joins a batch independently with the stated rate, and batches and "
+                "their sizes stay inside the client;"
+            ),
+        ]
+    lines.append(
+        "  - noise and sampling come from a secret cryptographic source that is never reused;"
+    )
+    if schedule.mode in {Mode.DISTRIBUTED, Mode.USER}:
         lines += [
             "  - secure aggregation opens one sum per round, and none below the threshold;",
             (
@@ -127,15 +168,21 @@ def _assumptions(schedule: ReleaseSchedule) -> list[str]:
             ),
         ]
     else:
-        lines.append("  - the client itself follows the protocol;")
+        itself = "node" if schedule.mode is Mode.GOSSIP else "client"
+        lines.append(f"  - the {itself} itself follows the protocol;")
     lines.append("  - no unit sits at two clients, and nothing else computed from it is published.")
     return lines
 
 
 def _limits(schedule: ReleaseSchedule) -> list[str]:
+    beyond = (
+        "a person who owns several clients, beyond what each client gets"
+        if schedule.mode is Mode.USER
+        else "a person with several pairs, beyond what each pair gets"
+    )
     lines = [
         "Not protected:",
-        "  - a person with several pairs, beyond what each pair gets;",
+        f"  - {beyond};",
         "  - data set sizes, who took part and when, and what the model says about everybody;",
         "  - the choice among several private runs, and metrics computed on private data.",
     ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,11 +19,29 @@ from accounting import (
     Mode,
     NoiseShares,
     ReleaseSchedule,
+    SecretCohort,
     calibrate_noise_multiplier,
 )
 from privfed_dpo.observe.plan_table import epsilon_table
 
-SampleRate = Annotated[float, typer.Option(help="probability that a pair joins one step")]
+_EPOCH_DECIMALS = 9  # steps * rate is a whole number up to rounding, or it is not
+
+
+class Batches(StrEnum):
+    """How a client draws its batches.
+
+    POISSON: every pair joins every step independently; the sampler of this program.
+    SHUFFLED: every pair is used once per epoch, in shuffled or fixed batches: priced by epochs,
+        without any amplification.
+    """
+
+    POISSON = "poisson"
+    SHUFFLED = "shuffled"
+
+
+SampleRate = Annotated[
+    float, typer.Option(help="probability that a pair joins one step; mode user ignores it")
+]
 Steps = Annotated[int, typer.Option(help="rounds that one client takes part in")]
 LocalSteps = Annotated[int, typer.Option(help="noisy steps of a client in one round")]
 Delta = Annotated[float, typer.Option(help="failure probability")]
@@ -29,62 +49,67 @@ ModeName = Annotated[Mode, typer.Option(help="who adds the noise")]
 Cohort = Annotated[int, typer.Option(help="clients of a round")]
 Dropouts = Annotated[int, typer.Option(help="drop-outs that must cost no privacy")]
 Colluders = Annotated[int, typer.Option(help="clients that may help the server")]
+BatchKind = Annotated[
+    Batches, typer.Option(help="shuffled: one use per epoch, no amplification; or poisson")
+]
+Clients = Annotated[
+    int | None,
+    typer.Option(
+        help="mode user: enrolled clients, of which each round's cohort is a secret Poisson "
+        "sample; lowers epsilon against outsiders only"
+    ),
+]
+Rounds = Annotated[
+    int | None, typer.Option(help="with --clients: rounds of the whole run; default: --steps")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
 def epsilon(  # noqa: PLR0917 - options of a command
-    sample_rate: SampleRate,
     noise_multiplier: Annotated[
         float, typer.Option(help="noise on the sum over max_grad_norm, as guaranteed")
     ],
     steps: Steps,
+    sample_rate: SampleRate = 1.0,
     delta: Delta = 1e-5,
     mode: ModeName = Mode.DISTRIBUTED,
     local_steps: LocalSteps = 1,
     cohort: Cohort = 1,
     dropout_tolerance: Dropouts = 0,
     colluders: Colluders = 0,
+    batches: BatchKind = Batches.POISSON,
+    clients: Clients = None,
+    rounds: Rounds = None,
     as_json: AsJson = False,
 ) -> None:
     """Price a mechanism: epsilon for every adversary, by two accountants."""
-    schedule = _schedule(
-        mode,
-        sample_rate,
-        noise_multiplier,
-        steps,
-        local_steps,
-        cohort,
-        dropout_tolerance,
-        colluders,
-    )
+    releases = _releases(mode, sample_rate, steps, local_steps, batches)
+    secret = _secret_cohort(mode, cohort, clients, rounds or steps)
+    schedule = _schedule(releases, secret, noise_multiplier, cohort, dropout_tolerance, colluders)
     _print(_priced(schedule, delta), delta, {}, as_json=as_json)
 
 
 def calibrate(  # noqa: PLR0917 - options of a command
     target_epsilon: Annotated[float, typer.Option(help="certified epsilon that may be spent")],
-    sample_rate: SampleRate,
     steps: Steps,
+    sample_rate: SampleRate = 1.0,
     delta: Delta = 1e-5,
     mode: ModeName = Mode.DISTRIBUTED,
     local_steps: LocalSteps = 1,
     cohort: Cohort = 1,
     dropout_tolerance: Dropouts = 0,
     colluders: Colluders = 0,
+    batches: BatchKind = Batches.POISSON,
+    clients: Clients = None,
+    rounds: Rounds = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the least noise that meets a target, with the certificate that it is the least."""
+    releases = _releases(mode, sample_rate, steps, local_steps, batches)
+    secret = _secret_cohort(mode, cohort, clients, rounds or steps)
 
     def schedule_at(noise_multiplier: float) -> ReleaseSchedule:
-        return _schedule(
-            mode,
-            sample_rate,
-            noise_multiplier,
-            steps,
-            local_steps,
-            cohort,
-            dropout_tolerance,
-            colluders,
-        )
+        return _schedule(releases, secret, noise_multiplier, cohort, dropout_tolerance, colluders)
 
     headline = schedule_at(1.0).headline
     certificate = calibrate_noise_multiplier(
@@ -94,24 +119,60 @@ def calibrate(  # noqa: PLR0917 - options of a command
     _print(priced, delta, {"certificate": asdict(certificate)}, as_json=as_json)
 
 
+@dataclass(frozen=True, slots=True)
+class _Releases:
+    """The part of a schedule that does not depend on the noise."""
+
+    mode: Mode
+    sample_rate: float
+    participations: int
+    local_steps: int
+
+
+def _releases(
+    mode: Mode, sample_rate: float, steps: int, local_steps: int, batches: Batches
+) -> _Releases:
+    """Return what is repeated how often; shuffled batches become whole epochs at rate 1."""
+    if mode is Mode.USER:
+        return _Releases(mode, 1.0, steps, local_steps)
+    if batches is Batches.SHUFFLED:
+        epochs = round(steps * local_steps * sample_rate, _EPOCH_DECIMALS)
+        return _Releases(mode, 1.0, max(1, math.ceil(epochs)), 1)
+    return _Releases(mode, sample_rate, steps, local_steps)
+
+
+def _secret_cohort(
+    mode: Mode, cohort: int, clients: int | None, rounds: int
+) -> SecretCohort | None:
+    if clients is None:
+        return None
+    if mode is not Mode.USER:
+        raise typer.BadParameter("--clients is for mode user: only there cohorts amplify")
+    if clients < cohort:
+        raise typer.BadParameter(f"--clients {clients} are fewer than the cohort of {cohort}")
+    return SecretCohort(cohort / clients, rounds)
+
+
 def _schedule(  # noqa: PLR0917 - one number of the mechanism each
-    mode: Mode,
-    sample_rate: float,
+    releases: _Releases,
+    secret: SecretCohort | None,
     noise_multiplier: float,
-    steps: int,
-    local_steps: int,
     cohort: int,
     dropout_tolerance: int,
     colluders: int,
 ) -> ReleaseSchedule:
-    shared = mode is Mode.DISTRIBUTED
-    shares = NoiseShares(noise_multiplier, cohort, dropout_tolerance, colluders)
+    noise: NoiseShares | float | None = noise_multiplier
+    if releases.mode in {Mode.DISTRIBUTED, Mode.USER}:
+        noise = NoiseShares(noise_multiplier, cohort, dropout_tolerance, colluders)
+    elif releases.mode is Mode.NONE:
+        noise = None
     return ReleaseSchedule(
-        mode=mode,
-        sample_rate=sample_rate,
-        noise=None if mode is Mode.NONE else shares if shared else noise_multiplier,
-        participations=steps,
-        local_steps=local_steps,
+        mode=releases.mode,
+        sample_rate=releases.sample_rate,
+        noise=noise,
+        participations=releases.participations,
+        local_steps=releases.local_steps,
+        secret_cohort=secret,
     )
 
 

@@ -54,3 +54,54 @@ def test_people_get_a_table_and_no_bound_without_noise():
     text = run("epsilon", "--sample-rate", "0.1", "--noise-multiplier", "1", "--steps", "2",
                "--mode", "none")  # fmt: skip
     assert "no bound" in text
+
+
+def test_users_are_priced_per_participation_and_amplified_for_outsiders_only():
+    arguments = ("epsilon", "--noise-multiplier", "1", "--steps", "10", "--mode", "user",
+                 "--cohort", "100", "--json")  # fmt: skip
+    plain = json.loads(run(*arguments))["epsilon"]
+    hidden = json.loads(run(*arguments, "--clients", "1000", "--rounds", "100"))["epsilon"]
+    for adversary in ("server", "coalition"):
+        assert plain[adversary]["pld"] == pytest.approx(17.857, rel=1e-3)
+        assert hidden[adversary] == plain[adversary]
+    assert plain["outside"] == plain["server"]
+    assert hidden["outside"]["pld"] == pytest.approx(7.05, rel=1e-3)
+
+
+def test_gossip_is_priced_as_local_noise():
+    arguments = ("--noise-multiplier", "1", "--sample-rate", "0.05", "--steps", "100",
+                 "--local-steps", "5", "--json")  # fmt: skip
+    gossip = json.loads(run("epsilon", "--mode", "gossip", *arguments))["epsilon"]
+    assert gossip == json.loads(run("epsilon", "--mode", "local", *arguments))["epsilon"]
+    for pair in gossip.values():
+        assert pair["pld"] == pytest.approx(7.524, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "noise", "epsilon"),
+    [("0.1", "10", "1", 4.377), ("0.1", "91", "1", 17.857), ("0.05", "200", "4", 3.341)],
+)
+def test_shuffled_batches_are_booked_by_whole_epochs(rate, steps, noise, epsilon):
+    found = json.loads(
+        run("epsilon", "--sample-rate", rate, "--noise-multiplier", noise, "--steps", steps,
+            "--batches", "shuffled", "--json")
+    )  # fmt: skip
+    assert found["epsilon"]["server"]["pld"] == pytest.approx(epsilon, rel=1e-3)
+
+
+def test_calibration_knows_users():
+    found = json.loads(
+        run("calibrate", "--target-epsilon", "17.857", "--steps", "10", "--mode", "user",
+            "--cohort", "20", "--dropout-tolerance", "5", "--colluders", "2", "--json")
+    )  # fmt: skip
+    assert found["certificate"]["noise_multiplier"] == pytest.approx(1.0, rel=2e-3)
+    assert found["epsilon"]["server"]["pld"] < found["epsilon"]["coalition"]["pld"]
+
+
+@pytest.mark.parametrize(
+    "more", [("--clients", "1000"), ("--mode", "user", "--clients", "5", "--cohort", "10")]
+)
+def test_cohorts_that_are_no_secret_sample_are_refused(more):
+    result = CliRunner().invoke(app, ["epsilon", "--noise-multiplier", "1", "--steps", "3", *more])
+    assert result.exit_code == 2
+    assert "--clients" in result.output

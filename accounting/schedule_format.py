@@ -1,0 +1,96 @@
+"""Schedules as JSON: what a ledger's header holds, and what a stranger reads back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from accounting.adversaries import Mode, Noise, ReleaseSchedule, SecretCohort
+from accounting.errors import InvalidPrivacyParameter
+from accounting.noise_shares import GridNoise, NoiseShares
+
+_FIELDS = frozenset({"mode", "sample_rate", "noise", "participations", "local_steps"})
+_NOISE_KINDS: dict[str, type[NoiseShares | GridNoise]] = {"shares": NoiseShares, "grid": GridNoise}
+_FLOAT_FIELDS = {
+    "noise_multiplier",
+    "sensitivity_steps",
+    "smoothing_steps",
+    "sampler_relative_error",
+}
+
+
+def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
+    """Return a JSON-able mapping that `decode_schedule` reads back to an equal schedule."""
+    encoded = {
+        "mode": str(schedule.mode),
+        "sample_rate": schedule.sample_rate,
+        "noise": _encode_noise(schedule.noise),
+        "participations": schedule.participations,
+        "local_steps": schedule.local_steps,
+    }
+    if schedule.secret_cohort is not None:
+        encoded["secret_cohort"] = asdict(schedule.secret_cohort)
+    return encoded
+
+
+def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
+    """Read one schedule; strict.
+
+    Raises:
+        InvalidPrivacyParameter: missing or unknown fields, wrong types, or values out of range.
+    """
+    if not isinstance(encoded, Mapping) or encoded.keys() - {"secret_cohort"} != _FIELDS:
+        raise InvalidPrivacyParameter("schedule", encoded, f"expected the fields {sorted(_FIELDS)}")
+    if encoded["mode"] not in set(Mode):
+        raise InvalidPrivacyParameter("mode", encoded["mode"], f"known are {sorted(Mode)}")
+    for name in ("participations", "local_steps"):
+        _require_type(name, encoded[name], int)
+    _require_type("sample_rate", encoded["sample_rate"], int, float)
+    return ReleaseSchedule(
+        mode=Mode(encoded["mode"]),
+        sample_rate=encoded["sample_rate"],
+        noise=_decode_noise(encoded["noise"]),
+        participations=encoded["participations"],
+        local_steps=encoded["local_steps"],
+        secret_cohort=_decode_cohort(encoded) if "secret_cohort" in encoded else None,
+    )
+
+
+def _decode_cohort(encoded: Mapping[str, Any]) -> SecretCohort:
+    fields = encoded["secret_cohort"]
+    if not isinstance(fields, Mapping) or fields.keys() != {"rate", "rounds"}:
+        raise InvalidPrivacyParameter("secret_cohort", fields, "expected the fields rate, rounds")
+    _require_type("rate", fields["rate"], int, float)
+    _require_type("rounds", fields["rounds"], int)
+    return SecretCohort(fields["rate"], fields["rounds"])
+
+
+def _encode_noise(noise: Noise | None) -> dict[str, Any] | None:
+    if noise is None:
+        return None
+    if isinstance(noise, NoiseShares):
+        return {"kind": "shares", **asdict(noise)}
+    if isinstance(noise, GridNoise):
+        return {"kind": "grid", **asdict(noise)}
+    return {"kind": "own", "noise_multiplier": noise}
+
+
+def _decode_noise(encoded: Any) -> Noise | None:
+    if encoded is None:
+        return None
+    if not isinstance(encoded, Mapping):
+        raise InvalidPrivacyParameter("noise", encoded, "expected an object or null")
+    fields = {name: value for name, value in encoded.items() if name != "kind"}
+    for name, value in fields.items():
+        _require_type(name, value, *((int, float) if name in _FLOAT_FIELDS else (int,)))
+    kind = encoded.get("kind")
+    if kind == "own" and fields.keys() == {"noise_multiplier"}:
+        return float(fields["noise_multiplier"])
+    cls = _NOISE_KINDS.get(str(kind))
+    if cls is None or fields.keys() != set(cls.__dataclass_fields__):
+        raise InvalidPrivacyParameter("noise", dict(encoded), "unknown kind or fields")
+    return cls(**fields)
+
+
+def _require_type(name: str, value: Any, *types: type) -> None:
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise InvalidPrivacyParameter(name, value, "expected a number of the right type")
