@@ -26,7 +26,7 @@ from privfed_dpo.model.adapters import Adapter, AdapterSpec
 from privfed_dpo.model.logprobs import completion_logprobs
 from privfed_dpo.model.pair_batch import PairBatch, SequenceBatch, pack_pairs, split_pairs
 
-SENSITIVITY_STEPS = 1 << 16
+SENSITIVITY_STEPS = 1 << 20
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BETA = 0.1
 Step = Callable[[], torch.Tensor]

@@ -19,15 +19,21 @@ from privfed_dpo.model.pair_batch import length_ordered_batches
 SumMethod = Literal["rows", "two_pass"]
 SUM_METHODS: tuple[SumMethod, ...] = get_args(SumMethod)
 
+# n squares of integers, rounded and added in any order, lose at most a share n 2^-53 of their sum
+# (Higham, 2002, section 3.1); a layer's partial sums add less than as much again.
+_ROUNDING = 2.0**-51
+
 _Replay = Callable[[Receive], None]
 
 
 class ClippedSums:
     """What `PairClipper.clip` gives for the rows of `PairGradients`, with less memory and time.
 
-    One pair's gradient is clipped once, over all layers together, and truncated to the grid; the
-    squares of the very integers that are summed are added up in int64 and compared with the bound,
-    so the sensitivity does not rest on rounding, nor on a second pass repeating the first.
+    One pair's gradient is clipped once, over all layers together, and truncated to the grid. The
+    squares of the very integers that are summed are added up and compared with the bound, with
+    room for everything float64 could have rounded away; where that leaves a doubt, the clipper
+    decides in int64. So the sensitivity rests neither on rounding nor on a second pass repeating
+    the first. Integers are held in float64, which is exact: they stay far below 2^53.
 
     - `rows` keeps the float32 gradients of one micro-batch [b, d], as autograd made them, and
       converts them layer by layer.
@@ -102,32 +108,31 @@ class ClippedSums:
         return found or self._one_by_one(pairs, reference)
 
     def _sum(self, replay: _Replay, count: int) -> ClippedSum | None:
-        """Norms first, then integers; None if the integers of a pair are too long."""
+        """Norms first, then integers; None if those of a pair may be too long."""
         adapter, limit = self.gradients.adapter, self.clipper.sensitivity_steps
         squared = torch.zeros(count, dtype=torch.float64, device=adapter.device)
         replay(lambda _slot, rows: _add(squared, rows.double().square_().sum(dim=1)))
         # float32 squares cannot overflow in float64, so this finds exactly the bad rows.
         finite = torch.isfinite(squared)
         factor = limit / squared.sqrt().clamp_(min=self.clipper.max_grad_norm)
-        total = torch.zeros(adapter.dimension, dtype=torch.int64, device=adapter.device)
-        squares = torch.zeros(count, dtype=torch.int64, device=adapter.device)
-        within = torch.ones(count, dtype=torch.bool, device=adapter.device)
+        lengths = torch.zeros_like(squared)
+        total = torch.zeros(adapter.dimension, dtype=torch.float64, device=adapter.device)
+        spoiled = not bool(finite.all())
 
         def truncate(slot: int, rows: torch.Tensor) -> None:
-            scaled = rows.double().mul_(factor[:, None]).trunc_()
-            if not bool(finite.all()):
-                scaled[~finite] = 0.0
-            # No coordinate beyond the bound, so that no square below can overflow.
-            within.logical_and_(scaled.abs().amax(dim=1) <= limit)
-            steps = scaled.to(torch.int64)
+            steps = rows.double().mul_(factor[:, None]).trunc_()
+            if spoiled:
+                steps[~finite] = 0.0
             place = adapter.layout[slot]
             total[place.start : place.stop] = steps.sum(dim=0)
-            squares.add_(steps.square_().sum(dim=1))
+            lengths.add_(steps.square_().sum(dim=1))
 
         replay(truncate)
-        if not bool((within & (squares <= limit**2)).all()):
+        # Written so that a length that is not a number fails.
+        if not bool((lengths * (1 + adapter.dimension * _ROUNDING) <= limit**2).all()):
             return None
-        return ClippedSum(total.cpu().numpy(), pairs=count, non_finite=int((~finite).sum()))
+        integers = total.cpu().numpy().astype(np.int64)
+        return ClippedSum(integers, pairs=count, non_finite=int((~finite).sum()))
 
     def _one_by_one(
         self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]

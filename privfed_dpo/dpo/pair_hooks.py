@@ -27,7 +27,7 @@ Receive = Callable[[int, torch.Tensor], None]
 """Takes the number of a slot of the adapter's layout and its gradients, float32 [B, size]."""
 
 GradSampler = Callable[
-    [nn.Linear, list[torch.Tensor], torch.Tensor], dict[nn.Parameter, torch.Tensor]
+    [nn.Linear, list[torch.Tensor], torch.Tensor], dict[torch.Tensor, torch.Tensor]
 ]
 
 _LEAVE_OUT = "Leave this layer out of target_modules."
@@ -105,7 +105,7 @@ class PairGraph:
                 advice=_LEAVE_OUT,
             )
 
-    def take(self, parameter: nn.Parameter, rows: torch.Tensor) -> None:
+    def take(self, parameter: torch.Tensor, rows: torch.Tensor) -> None:
         """Accepts one pass' gradients of one weight, [B, *shape]."""
         index = self._slots[id(parameter)]
         parts = self._pending.setdefault(index, [])
@@ -125,7 +125,7 @@ class PairGraph:
 
 def linear_rows(
     layer: nn.Linear, activations: list[torch.Tensor], backprops: torch.Tensor
-) -> dict[nn.Parameter, torch.Tensor]:
+) -> dict[torch.Tensor, torch.Tensor]:
     """Opacus' grad sampler of a linear layer, as a product of matrices per pair.
 
     Args:
