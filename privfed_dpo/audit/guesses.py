@@ -10,8 +10,11 @@ from scipy import special
 
 from accounting import one_run_bound
 
-SMALLEST_SHARE = 20
-"""At least one canary in this many is guessed."""
+GUESSED_SHARE = 20
+"""One canary in this many is guessed, unless that is too few."""
+
+FEWEST_GUESSES = 30
+"""Fewer right guesses prove next to nothing: 30 stop at an epsilon of 2.2, 3 prove nothing."""
 
 _HEADROOM = 1.1
 
@@ -20,9 +23,10 @@ def planned_guesses(canaries: int, claimed_epsilon: float, *, confidence: float)
     """Return r, the number of guesses, from public numbers alone.
 
     Perfect guesses prove no more than a ceiling that grows with r, the log-odds of
-    (1 - confidence)^(1/r). So r is a twentieth of the canaries, or as many as a ceiling above the
-    claim takes. If even guessing all canaries could not refute the claim, a twentieth remains:
-    the surest guesses give the largest bound.
+    (1 - confidence)^(1/r). So r is a twentieth of the canaries (30 at least, half of them at
+    most), or as many as a ceiling above the claim takes. If even guessing all canaries could not
+    refute the claim, the former remains: the surest guesses give the largest bound. Without a
+    claim, half of the canaries are guessed.
 
     Args:
         canaries: m, at least 1.
@@ -32,9 +36,10 @@ def planned_guesses(canaries: int, claimed_epsilon: float, *, confidence: float)
     Returns:
         r in [1, m].
     """
-    few = max(1, canaries // SMALLEST_SHARE)
+    half = max(1, canaries // 2)
+    few = max(canaries // GUESSED_SHARE, min(FEWEST_GUESSES, half))
     if not math.isfinite(claimed_epsilon):
-        return few
+        return half
     log_odds = -math.log(special.expit(_HEADROOM * claimed_epsilon))
     needed = math.ceil(math.log(1 / (1 - confidence)) / log_odds) if log_odds else canaries + 1
     return max(few, needed) if needed <= canaries else few

@@ -45,23 +45,29 @@ class Claim:
     Attributes:
         schedule: the plan's releases.
         participations: most rounds booked for one client, >= 1.
+        rounds: booked rounds of the run.
         delta: delta of the promise.
     """
 
     schedule: ReleaseSchedule
     participations: int
+    rounds: int
     delta: float
 
     def epsilon(self, adversary: Adversary, adjacency: Adjacency = Adjacency.ZERO_OUT) -> float:
         """Return the certified epsilon, by PLD, with the slack of the discrete mechanism.
 
+        Under replace-one adjacency the adversary is taken to know who took part in each round.
         Infinite without noise, and where no accountant prices the mechanism under replace-one
         adjacency: then nothing was promised that an audit could refute.
         """
-        one = self.schedule.round_events(adversary)
+        schedule = self.schedule
+        if adjacency is Adjacency.ZERO_OUT:
+            return schedule.spent(adversary, self.delta, self.participations, self.rounds).pld
+        one = schedule.round_events(adversary)
         spends = [Repeated(one.event, one.count * self.participations)]
         try:
-            return self.schedule.slack.price(
+            return schedule.slack.price(
                 lambda delta: pld_epsilon(spends, delta, adjacency=adjacency), self.delta
             )
         except (UnsupportedAdjacency, UnsupportedMechanism):

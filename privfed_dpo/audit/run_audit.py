@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,10 +140,10 @@ _GENERAL_NOTES = (
 
 
 def _claim(plan: RunPlan, ledger: LedgerRecord) -> Claim:
-    booked = verify_ledger(ledger).participations
-    if not booked:
+    booked = verify_ledger(ledger)
+    if not booked.participations:
         raise DataError("the run booked no round: there is nothing to audit")
-    return Claim(plan.schedule, booked, plan.delta)
+    return Claim(plan.schedule, booked.participations, booked.rounds, plan.delta)
 
 
 def _audit_of_lanes(folder: Path, plan: RunPlan, ledger: LedgerRecord, claim: Claim) -> _Part:
@@ -210,8 +211,8 @@ def _canary_notes(plan: RunPlan, canaries: PairCanaries, claim: Claim) -> tuple[
         notes.append(
             f"Canaries take up {100 * share:.1f} % of all records: expect a cost in utility."
         )
-    if canaries.coins.form == "swap":
-        zero_out = claim.epsilon(Adversary.OUTSIDE)
+    zero_out = claim.epsilon(Adversary.OUTSIDE)
+    if canaries.coins.form == "swap" and math.isfinite(zero_out):
         notes.append(
             "Swapped pairs test replace-one adjacency; its epsilon is larger than the zero-out "
             f"epsilon of {zero_out:.4g} that the run promises."

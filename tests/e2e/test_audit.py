@@ -131,6 +131,25 @@ def test_lanes_that_give_their_canaries_away_fail_the_audit(audited, command):
         (folder / "audit_lanes.npz").write_bytes(kept)
 
 
+def test_without_privacy_the_audit_sees_what_the_model_memorised(tmp_path):
+    """The attack works: an adapter trained hard and without noise tells almost every coin."""
+    config = tiny_config(
+        tmp_path / "run", "privacy.mode=none", "privacy.target_epsilon=null",
+        "privacy.max_grad_norm=null", "privacy.sample_rate=1.0", "data.clients=4",
+        "data.pairs_per_client=6", "model.adapter.rank=8", "federation.rounds=25",
+        "federation.learning_rate=0.02", "evaluation.every=25", "evaluation.gradient_pairs=0",
+        "evaluation.audit_pairs=40", "evaluation.audit_pairs_form=swap",
+    )  # fmt: skip
+    findings = audit_run(train(config, entropy=counted_entropy("memory")), reopen)
+    (canaries,) = findings.membership
+    assert canaries.auc > 0.95
+    one_run = findings.bounds[0]
+    assert one_run.adjacency is Adjacency.REPLACE_ONE
+    assert one_run.bound.guesses == 20
+    assert one_run.bound.epsilon > 1.0
+    assert one_run.verdict == "pass", "nothing was promised"
+
+
 def test_what_cannot_be_audited_is_refused(tmp_path, command):
     folder = train(tiny_config(tmp_path / "run", "federation.rounds=1", *AUDITED[3:]))
     command("audit", folder).refused("nothing to audit", "audit_lanes")

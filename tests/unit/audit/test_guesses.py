@@ -14,18 +14,23 @@ from privfed_dpo.audit.guesses import (
 
 
 def test_guesses_are_enough_to_refute_the_claim_by_hand():
-    """Claim 2: aim at 2.2, whose odds are 9.025, p = .90025; ln 20 / -ln p = 28.5, so r = 29."""
-    assert planned_guesses(200, 2.0, confidence=0.95) == 29
-    assert guessing_ceiling(200, 29, 0.0, confidence=0.95) == pytest.approx(
-        math.log(0.05 ** (1 / 29) / (1 - 0.05 ** (1 / 29))), abs=1e-9
+    """Claim 3: aim at 3.3, whose odds are 27.11, p = .96443; ln 20 / -ln p = 82.7, so r = 83."""
+    assert planned_guesses(200, 3.0, confidence=0.95) == 83
+    assert guessing_ceiling(200, 83, 0.0, confidence=0.95) == pytest.approx(
+        math.log(0.05 ** (1 / 83) / (1 - 0.05 ** (1 / 83))), abs=1e-9
     )
 
 
 def test_a_twentieth_is_guessed_where_that_is_enough_or_nothing_is():
     assert planned_guesses(1000, 2.0, confidence=0.95) == 50
     assert planned_guesses(1000, 12.0, confidence=0.95) == 50, "even 1000 guesses stop at 5.8"
-    assert planned_guesses(1000, math.inf, confidence=0.95) == 50
-    assert planned_guesses(7, math.inf, confidence=0.95) == 1
+    assert planned_guesses(100, 12.0, confidence=0.95) == 30, "five would prove nothing"
+    assert planned_guesses(7, 12.0, confidence=0.95) == 3
+
+
+def test_without_a_claim_half_of_the_canaries_are_guessed():
+    assert planned_guesses(1000, math.inf, confidence=0.95) == 500
+    assert planned_guesses(1, math.inf, confidence=0.95) == 1
 
 
 @given(
@@ -36,7 +41,7 @@ def test_a_twentieth_is_guessed_where_that_is_enough_or_nothing_is():
 def test_the_number_of_guesses_is_possible_and_useful(canaries, claimed, confidence):
     guesses = planned_guesses(canaries, claimed, confidence=confidence)
     assert 1 <= guesses <= canaries
-    if guesses > max(1, canaries // 20):
+    if guesses > max(30, canaries // 20):
         assert guessing_ceiling(canaries, guesses, 0.0, confidence=confidence) > claimed
 
 

@@ -59,7 +59,7 @@ def test_a_mechanism_that_gives_away_more_is_refuted(form):
 
 
 def test_each_form_is_held_against_its_own_adjacency():
-    claim = Claim(SCHEDULE, participations=30, delta=DELTA)
+    claim = Claim(SCHEDULE, 30, 30, DELTA)
     rng = np.random.default_rng(6)
     for form, adjacency in (
         ("in_out", Adjacency.ZERO_OUT),
@@ -72,7 +72,7 @@ def test_each_form_is_held_against_its_own_adjacency():
 
 
 def test_the_claim_is_that_of_the_booked_rounds():
-    whole, half = (Claim(SCHEDULE, count, DELTA) for count in (30, 15))
+    whole, half = (Claim(SCHEDULE, count, count, DELTA) for count in (30, 15))
     assert whole.epsilon(Adversary.OUTSIDE) == pytest.approx(
         SCHEDULE.epsilon(Adversary.OUTSIDE, DELTA).pld, rel=1e-9
     )
@@ -81,14 +81,14 @@ def test_the_claim_is_that_of_the_booked_rounds():
 
 
 def test_replacing_a_pair_costs_between_once_and_twice_what_removing_it_does():
-    claim = Claim(SCHEDULE, 30, DELTA)
+    claim = Claim(SCHEDULE, 30, 30, DELTA)
     removed = claim.epsilon(Adversary.OUTSIDE)
     replaced = claim.epsilon(Adversary.OUTSIDE, Adjacency.REPLACE_ONE)
     assert 1.2 * removed < replaced < 2.5 * removed
 
 
 def test_without_noise_nothing_is_promised():
-    claim = Claim(ReleaseSchedule(Mode.NONE, 0.2, None, participations=5), 5, DELTA)
+    claim = Claim(ReleaseSchedule(Mode.NONE, 0.2, None, participations=5), 5, 5, DELTA)
     for adjacency in Adjacency:
         assert claim.epsilon(Adversary.OUTSIDE, adjacency) == float("inf")
     rng = np.random.default_rng(7)
