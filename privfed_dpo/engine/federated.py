@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accounting import Ledger, Mode, Receipt
+from accounting import Ledger, Mode
 from accounting.ledger_format import OutcomeStatus
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.cohort import choose_cohort
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
 from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.engine.receipts import ReceiptBook
 from privfed_dpo.engine.rounds import Exchange, RoundCoordinator, RoundResult
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 
@@ -105,6 +106,7 @@ class FederatedTraining:
         so is their budget.
         """
         checkpoint = start
+        book = ReceiptBook(self.plan, self.run_id, self.roster)
         aborted_in_a_row = 0
         first = max(start.round, self.ledger.last_round or 0) + 1
         for number in range(first, self.plan.rounds + 1):
@@ -123,7 +125,7 @@ class FederatedTraining:
             self.observer(RoundStarted(number, self.plan.rounds, len(names)))
             result = yield from self._play(number, names, checkpoint.state)
             state = self._apply(checkpoint.state, result)
-            self._record_outcome(number, result)
+            self._record_outcome(number, result, book)
             row = self._row(number, result, state, begin)
             checkpoint = replace(
                 checkpoint,
@@ -183,12 +185,9 @@ class FederatedTraining:
         grid = self.plan.grid()
         return grid.to_units(grid.from_ring(result.total))
 
-    def _record_outcome(self, number: int, result: RoundResult) -> None:
+    def _record_outcome(self, number: int, result: RoundResult, book: ReceiptBook) -> None:
         names = [self.plan.facts.client_names[place] for place in result.survivors]
-        receipts = {
-            self.plan.facts.client_names[place]: Receipt(told.participation, told.signature)
-            for place, told in result.receipts.items()
-        }
+        receipts = book.accepted(number, names, result.receipts, self.ledger.participations)
         status: OutcomeStatus = "aborted" if result.total is None else "released"
         self.ledger.outcome(number, status, names, receipts)
 

@@ -184,6 +184,9 @@ class RoundCoordinator:
         opened = []
         for client, data in sorted(replies.items()):
             self._upload_bytes += len(data)
+            if client not in self._cohort:
+                self._refuse(step, client, "nobody of this number was invited")
+                continue
             try:
                 envelope = decode_envelope(data)
             except MalformedEnvelope as error:
