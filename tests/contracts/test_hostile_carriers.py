@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from privfed_dpo.engine.events import ReplyRefused
 from privfed_dpo.engine.messages import MalformedEnvelope, decode_envelope, encode
 from privfed_dpo.errors import PrivFedError
+from privfed_dpo.lifecycle import drive
 from privfed_dpo.wire.loopback import STEPS, LoopbackCarrier
 from secure_agg import SecAggError
-from tests.support.round_parties import Parties, drive, small_plan
+from tests.support.round_parties import Parties, small_plan
 
 CLIENTS = 5
 
@@ -151,32 +152,3 @@ def test_messages_that_change_places_are_noticed_by_their_receivers(step):
     swap = TAMPERING["two replies change places"]
     parties, result, _ = play(messages=at(step, swap))
     assert_sum_of_survivors_or_none(parties, result)
-
-
-def test_an_invitation_that_comes_again_is_refused_by_the_client():
-    parties = Parties(small_plan(clients=CLIENTS))
-    exchange = next(parties.script())
-    client = parties.clients[0]
-    client.handle(exchange.messages[0])
-    with pytest.raises(PrivFedError, match="a client answers each round once"):
-        client.handle(exchange.messages[0])
-
-
-def test_an_invitation_of_another_run_or_plan_is_refused_by_the_client():
-    parties, others = (Parties(small_plan(clients=n), seed=str(n)) for n in (CLIENTS, 6))
-    message = next(others.script()).messages[0]
-    with pytest.raises(PrivFedError, match="another plan"):
-        parties.clients[0].handle(message)
-    envelope = decode_envelope(message)
-    foreign = encode(
-        type(envelope)(
-            version=envelope.version,
-            run_id=b"another-run-id!!",
-            round=envelope.round,
-            step=envelope.step,
-            sender=envelope.sender,
-            payload=envelope.payload,
-        )
-    )
-    with pytest.raises(PrivFedError, match="belongs to another run"):
-        parties.clients[0].handle(foreign)

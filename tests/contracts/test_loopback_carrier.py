@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from privfed_dpo.engine.messages import PLAIN_INPUT, START
 from privfed_dpo.engine.rounds import Exchange
+from privfed_dpo.lifecycle import drive
 from privfed_dpo.wire.loopback import STEPS, Dropouts, LoopbackCarrier
 from tests.contracts.carrier_contract import CarrierContract
-from tests.support.round_parties import Parties, drive, small_plan
+from tests.support.round_parties import Parties, small_plan
 
 ROUNDS, CLIENTS = st.integers(1, 10**6), st.integers(0, 10**4)
 

@@ -1,37 +1,24 @@
-"""One round's parties without a model: clients with known vectors, and their coordinator."""
+"""Clients with known vectors, so that the sum of any survivors is known bit for bit."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from privfed_dpo.config import parse_config
 from privfed_dpo.engine.client import FederatedClient
-from privfed_dpo.engine.plan import PublicFacts
-from privfed_dpo.engine.planning import make_plan
-from privfed_dpo.engine.rounds import RoundCoordinator
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
-
-RUN_ID = b"contract-run-id!"
-DIMENSION = 12
+from tests.support.fake_federation import DIMENSION, RUN_ID, fake_coordinator, fake_plan
 
 
-def small_plan(*, clients=5, secure=True, tolerance=1):
-    """A plan in local mode, where the sum may travel masked or in clear."""
-    config = parse_config(
-        f"privacy: {{mode: local, noise_multiplier: 1.0, dropout_tolerance: {tolerance}}}\n"
-        f"secure_agg: {{enabled: {str(secure).lower()}}}\n"
-        f"data: {{clients: {clients}}}\n"
-        "federation: {rounds: 3, local_steps: 2}\n"
+def small_plan(*, clients=5, secure=True):
+    """A plan in local mode, where the sum may travel masked or in clear; one loss is tolerated."""
+    return fake_plan(
+        "privacy.mode=local",
+        "privacy.dropout_tolerance=1",
+        "privacy.colluders=0",
+        f"secure_agg.enabled={str(secure).lower()}",
+        clients=clients,
     )
-    facts = PublicFacts(
-        client_names=tuple(f"client-{n}" for n in range(clients)),
-        client_pairs=(10,) * clients,
-        dimension=DIMENSION,
-        model_fingerprint="none",
-        model_bytes=0,
-    )
-    return make_plan(config, facts)
 
 
 class FixedContributor:
@@ -71,26 +58,10 @@ class Parties:
     def handlers(self):
         return {n: client.handle for n, client in self.clients.items()}
 
-    def script(self, round_number=1, observer=lambda event: None):
-        coordinator = RoundCoordinator(
-            plan=self.plan,
-            run_id=RUN_ID,
-            round_number=round_number,
-            cohort=self.roster,
-            observer=observer,
-        )
+    def script(self, round_number=1, observer=lambda _: None):
+        coordinator = fake_coordinator(self.plan, self.roster, observer, round_number)
         return coordinator.script(np.zeros(DIMENSION, dtype=np.float32))
 
     def plain_sum(self, survivors):
         total = sum(self.contributors[n].steps for n in survivors)
         return self.plan.grid().to_ring(np.asarray(total))
-
-
-def drive(script, carrier):
-    """Plays a script over a carrier and returns its result."""
-    try:
-        exchange = next(script)
-        while True:
-            exchange = script.send(carrier.exchange(exchange))
-    except StopIteration as stop:
-        return stop.value
