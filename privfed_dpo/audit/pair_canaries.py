@@ -10,6 +10,7 @@ no data set holds and a model can only know by having been trained on them.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed_dpo.data.tokenize import Ids, TokenizedPair, Tokenizer, pair_key
+from privfed_dpo.engine.checkpoint import write_atomically
 from privfed_dpo.errors import DataError
 from privfed_dpo.mechanism.keystream import Keystream
 
@@ -74,8 +76,10 @@ class PairCoins:
         return cls(form, (stream.words(count) & np.uint64(1)).astype(bool))
 
     def save(self, path: Path) -> None:
-        """Keep the coins, so that bounds can be recomputed."""
-        np.savez(path, allow_pickle=False, form=np.array(self.form), heads=self.heads)
+        """Keep the coins, on the disk when this returns: resuming and auditing need them."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, form=np.array(self.form), heads=self.heads)
+        write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> PairCoins:

@@ -9,8 +9,9 @@ from accounting import Adjacency, Adversary
 from privfed_dpo.assembly import assemble
 from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins, canary_slots
 from privfed_dpo.audit.run_audit import audit_run
+from privfed_dpo.engine.events import RoundFinished
 from privfed_dpo.errors import DataError
-from privfed_dpo.lifecycle import reopen, train
+from privfed_dpo.lifecycle import reopen, resume, train
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.verification import verify_run
 from tests.support.command_line import caller
@@ -113,6 +114,23 @@ def test_changed_coins_are_noticed(audited):
             audit_run(folder, reopen)
     finally:
         (folder / COINS_FILE).write_bytes(kept)
+
+
+def test_an_interrupted_run_keeps_its_coins_and_is_audited_as_a_whole(tmp_path):
+    folder = tmp_path / "run"
+
+    def stop(event):
+        if isinstance(event, RoundFinished) and event.row.round == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(folder, *AUDITED), observers=[stop])
+    coins = PairCoins.load(folder / COINS_FILE)
+    resume(folder)
+    assert np.array_equal(PairCoins.load(folder / COINS_FILE).heads, coins.heads)
+    findings = audit_run(folder, reopen)
+    assert len(findings.bounds) == 7
+    assert verify_run(folder).ok
 
 
 def test_lanes_that_give_their_canaries_away_fail_the_audit(audited, command):

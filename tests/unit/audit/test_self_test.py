@@ -13,7 +13,9 @@ from privfed_dpo.audit.self_test import CHECKS, FALSE_ALARM_LEVEL, alarms, self_
 from privfed_dpo.audit.server_check import server_step
 from privfed_dpo.audit.simulation import CORRECT, Build, Setting, secret
 from privfed_dpo.audit.tables import render_self_test
+from privfed_dpo.commands import audit as command
 from privfed_dpo.engine.plan import RunPlan
+from tests.support.command_line import caller
 
 MEANT_FOR = {
     "no noise": checks.noise_variance,
@@ -118,6 +120,21 @@ def test_a_bug_that_nothing_catches_fails_the_self_test():
     text = console.export_text()
     assert "MISSED" in text
     assert "FAILED" in text
+
+
+@pytest.mark.parametrize(("bug", "code"), [("clip skipped", 0), (None, 1)])
+def test_the_command_says_how_it_went(bug, code, capsys, monkeypatch):
+    def quick(*, seeds, observer):
+        bugs = [BY_NAME[bug] if bug else Build("harmless")]
+        return self_test(seeds=seeds, bugs=bugs, checks=(checks.sensitivity,), observer=observer)
+
+    monkeypatch.setattr(command, "self_test", quick)
+    call = caller(capsys, monkeypatch)
+    ended = call("audit", "--self-test", "--seeds", "1", "--json")
+    assert ended.code == code
+    assert json.loads(ended.out)["passed"] is (code == 0)
+    ended = call("audit", "--self-test", "--seeds", "1")
+    assert ("Self-test passed" in ended.out) is (code == 0)
 
 
 def test_a_false_alarm_fails_the_self_test():
