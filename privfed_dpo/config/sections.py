@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -29,7 +30,7 @@ class RunConfig(_Section):
     dir: str | None = Field(
         None, description="run folder to create; null makes a new one under runs/"
     )
-    seed: NonNegativeInt = Field(
+    seed: Seed = Field(
         0,
         description="seed of everything privacy does not rest on: partition, cohorts, model "
         "init, simulated drop-outs",

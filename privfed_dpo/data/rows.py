@@ -131,7 +131,7 @@ def _hub_rows(source: str, *, split: str, name: str | None) -> Iterator[RawRow]:
             table = load_from_disk(source)
         else:
             table = load_dataset(source, name, split=split)
-    except (DatasetsError, OSError, ValueError, KeyError) as error:
+    except (DatasetsError, OSError, ValueError, LookupError) as error:
         raise DataError(
             f"{source}: the data set (split '{split}') cannot be loaded: {error}",
             source=source,

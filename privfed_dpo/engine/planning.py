@@ -73,6 +73,12 @@ class _Planner:
             schedule, ring, budget = self._schedule()
             epsilons = {a: schedule.epsilon(a, self.delta) for a in Adversary}
         except CalibrationFailed as error:
+            if error.epsilons[0] <= error.target:
+                raise PlanRefused(
+                    f"even the least noise, {error.bracket[0]:g}, spends only epsilon "
+                    f"{error.epsilons[0]:.3g} of the target {config.privacy.target_epsilon:g}",
+                    advice="Lower privacy.target_epsilon, or set privacy.noise_multiplier.",
+                ) from error
             raise PlanRefused(
                 f"no noise meets epsilon {config.privacy.target_epsilon} at delta {self.delta:g} "
                 f"with {self.facts.pairs_total} pairs, sample_rate {config.privacy.sample_rate:g} "

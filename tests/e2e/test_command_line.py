@@ -123,6 +123,18 @@ def test_no_such_model(run, home, tmp_path):
     ended.refused(f"'{tmp_path / 'nowhere'}'", "there is no such folder", "hub id")
 
 
+def test_a_hub_id_that_cannot_be_reached(run, home, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run("plan", *own_data(home, "model.base=nobody/nothing")).refused(
+        "'nobody/nothing'", "a hub id that this machine can reach"
+    )
+
+
+def test_a_device_that_is_not_there(run, home, tmp_path):
+    ended = run("train", *own_data(home, "model.device=abacus"), "--run-dir", tmp_path / "run")
+    ended.refused("'abacus' is not a device", "cpu, cuda, cuda:0 or auto")
+
+
 # Run folders
 
 
