@@ -20,6 +20,7 @@ from accounting.audit import (
 )
 from accounting.calibrate import Certificate, calibrate_noise_multiplier
 from accounting.closed_form import gaussian_epsilon, participation_epsilon
+from accounting.discrete_rdp import skellam_divergence, unconditional_epsilon
 from accounting.errors import (
     AccountingError,
     BudgetExceeded,
@@ -114,5 +115,7 @@ __all__ = [
     "read_ledger",
     "receipt_message",
     "selection_epsilon",
+    "skellam_divergence",
+    "unconditional_epsilon",
     "verify_ledger",
 ]

@@ -15,10 +15,13 @@ factor e^{2 kappa + tau} per coordinate and release, and by the sampler:
 * kappa: the normaliser of a discrete Gaussian of std b depends on where it is centred, by at most
   1 +- kappa, kappa = 2 exp(-2 pi^2 b^2) (Poisson summation).
 * sampler error: each of the N = shares x coordinates x releases samples has probabilities within a
-  factor e^{+-h} of the discrete Gaussian's. The log ratio of all of them is a sum of N terms in
-  [-h, h] with mean at most h^2 / 2 each, so by Azuma's inequality it exceeds
-  N h^2 / 2 + h sqrt(2 N ln(1 / f)) with probability at most f (the argument of advanced
-  composition, Dwork, Rothblum and Vadhan 2010). f = 1e-300 here.
+  factor e^{+-h} of the discrete Gaussian's up to 12 standard deviations. The log ratio of all of
+  them is a sum of N terms in [-h, h] with mean at most h^2 / 2 each, so by Azuma's inequality it
+  exceeds N h^2 / 2 + h sqrt(2 N ln(1 / f)) with probability at most f (the argument of advanced
+  composition, Dwork, Rothblum and Vadhan 2010), f = 1e-300. The few samples beyond are counted: at
+  most m of them but for another f, each wrong by at most e^{+-12 h}.
+
+The whole argument, with every constant, is in docs/proofs/discrete-gaussian.md.
 """
 
 import math
@@ -31,6 +34,10 @@ SMALLEST_SHARE_STDDEV_STEPS = 4.0
 LARGEST_MODEL_SLACK = 1e-9
 LARGEST_SAMPLER_SLACK = 1e-3
 SAMPLER_FAILURE = 1e-300
+# Of the sum over the run (Azuma), of the count of far samples, and of samples beyond 41 stddevs.
+_SAMPLER_FAILURES = 4 * SAMPLER_FAILURE
+_FAR_PROBABILITY = 3 * math.exp(-72)  # more than the mass beyond 12 standard deviations
+_FAR_RATIO = 12.0  # (41.5 / 12)^2: the sampler's error grows with the square of the distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,8 @@ class GridNoise:
         releases: sums released in the whole run, >= 1.
         smoothing_steps: b > 0, std of the rounding that exists in the proof only.
         sampler_relative_error: how far the sampler's probabilities may be from the discrete
-            Gaussian's, relatively, at any point; per coordinate and share.
+            Gaussian's, relatively, at any point up to 12 standard deviations; per coordinate and
+            share. Guarantee: at k > 12 standard deviations it is at most (k / 12)^2 times that.
 
     Raises:
         InvalidPrivacyParameter: a value out of range; shares narrower than 4 grid steps; or a model
@@ -226,11 +234,13 @@ class GridNoise:
             return Slack(model, 0.0, model)
         samples = sums * self.cohort
         single = -math.log1p(-self.sampler_relative_error)
-        always = samples * single
-        likely = always * single / 2 + single * math.sqrt(2 * samples * -math.log(SAMPLER_FAILURE))
-        if always <= likely:
-            return Slack(model + always, 0.0, model + always)
-        return Slack(model + likely, SAMPLER_FAILURE, model + always)
+        plain = samples * single
+        certain = _FAR_RATIO * plain
+        by_azuma = plain * single / 2 + single * math.sqrt(2 * samples * -math.log(SAMPLER_FAILURE))
+        likely = min(plain, by_azuma) + _far_slack(samples, single)
+        if certain <= likely:
+            return Slack(model + certain, 0.0, model + certain)
+        return Slack(model + likely, _SAMPLER_FAILURES * math.exp(model), model + certain)
 
     @property
     def slack_epsilon(self) -> float:
@@ -241,6 +251,19 @@ class GridNoise:
     def slack_delta_factor(self) -> float:
         """What delta is multiplied by: e^eta."""
         return self.slack.delta_factor
+
+
+def _far_slack(samples: float, single: float) -> float:
+    """Return the log ratio booked for samples beyond 12 standard deviations.
+
+    At least m of them occur with probability at most (samples * p)^m. The second term is what
+    leaving them out may add to the mean of the others.
+    """
+    expected = samples * _FAR_PROBABILITY
+    if expected >= math.exp(-1):
+        return math.inf
+    most = math.ceil(math.log(SAMPLER_FAILURE) / math.log(expected))
+    return _FAR_RATIO * most * single + expected
 
 
 def require_noise_multiplier(noise_multiplier: float) -> None:

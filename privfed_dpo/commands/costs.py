@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -16,12 +16,15 @@ from accounting import (
     Adversary,
     Budget,
     EpsilonPair,
+    GridNoise,
     Mode,
     NoiseShares,
     ReleaseSchedule,
     SecretCohort,
     calibrate_noise_multiplier,
+    unconditional_epsilon,
 )
+from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
 from privfed_dpo.observe.plan_table import epsilon_table
 
 _EPOCH_DECIMALS = 9  # steps * rate is a whole number up to rounding, or it is not
@@ -62,6 +65,14 @@ Clients = Annotated[
 Rounds = Annotated[
     int | None, typer.Option(help="with --clients: rounds of the whole run; default: --steps")
 ]
+SensitivitySteps = Annotated[
+    float | None,
+    typer.Option(
+        help="grid steps per max_grad_norm: price integer noise, and add a bound (RDP of the "
+        "integer noise itself) that does without continuous noise"
+    ),
+]
+Dimension = Annotated[int, typer.Option(help="with --sensitivity-steps: trained parameters")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
@@ -80,13 +91,22 @@ def epsilon(  # noqa: PLR0917 - options of a command
     batches: BatchKind = Batches.POISSON,
     clients: Clients = None,
     rounds: Rounds = None,
+    sensitivity_steps: SensitivitySteps = None,
+    dimension: Dimension = 1,
     as_json: AsJson = False,
 ) -> None:
     """Price a mechanism: epsilon for every adversary, by two accountants."""
     releases = _releases(mode, sample_rate, steps, local_steps, batches)
     secret = _secret_cohort(mode, cohort, clients, rounds or steps)
     schedule = _schedule(releases, secret, noise_multiplier, cohort, dropout_tolerance, colluders)
-    _print(_priced(schedule, delta), delta, {}, as_json=as_json)
+    more: dict[str, object] = {}
+    if sensitivity_steps is not None:
+        schedule = _on_grid(schedule, sensitivity_steps, dimension)
+        more["unconditional_rdp"] = {
+            str(adversary): _finite(unconditional_epsilon(schedule, adversary, delta))
+            for adversary in Adversary
+        }
+    _print(_priced(schedule, delta), delta, more, as_json=as_json)
 
 
 def calibrate(  # noqa: PLR0917 - options of a command
@@ -176,6 +196,30 @@ def _schedule(  # noqa: PLR0917 - one number of the mechanism each
     )
 
 
+def _on_grid(
+    schedule: ReleaseSchedule, sensitivity_steps: float, dimension: int
+) -> ReleaseSchedule:
+    """Return the same schedule with the integer noise that a run would draw."""
+    noise = schedule.noise
+    if noise is None:
+        raise typer.BadParameter("--sensitivity-steps needs noise: mode none adds none")
+    if isinstance(noise, GridNoise):
+        return schedule
+    shares = noise if isinstance(noise, NoiseShares) else NoiseShares(noise, 1, 0, 0)
+    rounds = schedule.secret_cohort.rounds if schedule.secret_cohort else schedule.participations
+    grid = GridNoise(
+        noise_multiplier=shares.noise_multiplier,
+        sensitivity_steps=sensitivity_steps,
+        cohort=shares.cohort,
+        dropout_tolerance=shares.dropout_tolerance,
+        colluders=shares.colluders,
+        dimension=dimension,
+        releases=rounds * schedule.local_steps,
+        sampler_relative_error=SAMPLER_RELATIVE_ERROR,
+    )
+    return replace(schedule, noise=grid)
+
+
 def _priced(schedule: ReleaseSchedule, delta: float) -> dict[Adversary, EpsilonPair]:
     return {adversary: schedule.epsilon(adversary, delta) for adversary in Adversary}
 
@@ -196,6 +240,14 @@ def _print(
         return
     console = Console()
     console.print(epsilon_table({"epsilon": bounds, "delta": delta}))
+    unconditional = more.get("unconditional_rdp")
+    if isinstance(unconditional, Mapping):
+        against = ", ".join(f"{name} {bound:.6g}" for name, bound in unconditional.items())
+        console.print(
+            f"without the reduction to continuous noise: {against}",
+            highlight=False,
+            soft_wrap=True,
+        )
     certificate = more.get("certificate")
     if isinstance(certificate, Mapping):
         console.print(

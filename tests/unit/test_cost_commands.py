@@ -105,3 +105,25 @@ def test_cohorts_that_are_no_secret_sample_are_refused(more):
     result = CliRunner().invoke(app, ["epsilon", "--noise-multiplier", "1", "--steps", "3", *more])
     assert result.exit_code == 2
     assert "--clients" in result.output
+
+
+GRID = ("epsilon", "--noise-multiplier", "1", "--sample-rate", "0.05", "--steps", "200",
+        "--cohort", "20", "--dropout-tolerance", "5", "--colluders", "2",
+        "--sensitivity-steps", "16384", "--dimension", "1000000")  # fmt: skip
+
+
+def test_a_grid_adds_the_bound_that_needs_no_reduction():
+    found = json.loads(run(*GRID, "--json"))
+    for adversary in ("coalition", "server", "outside"):
+        certified = found["epsilon"][adversary]
+        unconditional = found["unconditional_rdp"][adversary]
+        assert certified["pld"] < unconditional < 1.16 * certified["pld"]
+    assert found["epsilon"]["coalition"]["pld"] == pytest.approx(4.7659, rel=1e-3)
+    assert "without the reduction" in run(*GRID)
+    assert "unconditional_rdp" not in json.loads(run(*GRID[:-4], "--json"))
+
+
+def test_a_grid_without_noise_is_refused():
+    result = CliRunner().invoke(app, [*GRID, "--mode", "none"])
+    assert result.exit_code == 2
+    assert "--sensitivity-steps" in result.output

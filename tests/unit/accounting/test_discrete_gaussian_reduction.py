@@ -89,6 +89,57 @@ def test_one_release_in_two_dimensions(shift):
     assert hockey_stick(p, q, epsilon) <= model + 1e-12
 
 
+@pytest.mark.parametrize(("smoothing", "inner"), [(0.5, 0.2), (0.6, 0.3), (0.7, 0.25)])
+def test_rounding_a_gaussian_at_random_gives_the_discrete_one(smoothing, inner):
+    """Small b, where kappa shows: the log ratio stays within 2 kappa, and is not far below it."""
+    kappa = 2 * math.exp(-2 * (math.pi * smoothing) ** 2)
+    total = math.hypot(smoothing, inner)
+    integers = np.arange(-60, 61)
+    step = 1e-3
+    y = np.arange(-12 * inner, 12 * inner, step)
+    density = np.exp(-((y / inner) ** 2) / 2) * step / (inner * math.sqrt(2 * math.pi))
+    weights = np.exp(-((integers[:, None] - y[None, :]) ** 2) / (2 * smoothing**2))
+    rounded = (weights / weights.sum(axis=0)) @ density
+    support, exact = discrete_gaussian(total, window=5)
+    worst = np.abs(np.log(exact / rounded[support + 60])).max()
+    assert kappa / 10 < worst <= 2 * kappa
+
+
+def sampled_gaussian_deltas(q, z, epsilon):
+    """delta of the sampled Gaussian in both directions, in closed form."""
+    grown = math.exp(epsilon)
+    remove = q * float(gaussian_delta(math.log1p((grown - 1) / q), 1 / z))
+    left = 1 - grown * (1 - q)
+    add = left * float(gaussian_delta(math.log(grown * q / left), 1 / z)) if left > 0 else 0.0
+    return remove, add
+
+
+@pytest.mark.parametrize("shift", [(4, 0, 0), (2, 2, 2), (0, 3, -2)])
+@pytest.mark.parametrize("epsilon", [0.0, 0.15, 0.6])
+def test_one_sampled_release_of_real_shares_in_three_dimensions(shift, epsilon):
+    """Three convolved shares, not one discrete Gaussian, and a record that joins with rate q."""
+    steps, z, q, clients = 4, 1.6, 0.3, 3
+    noise = GridNoise(z, steps, clients, 0, 0, 3, 1)
+    share = discrete_gaussian(noise.share_stddev_steps, window=7)[1]
+    axis = share
+    for _ in range(clients - 1):
+        axis = np.convolve(axis, share)
+    middle = len(axis) // 2
+    reach = math.ceil(8 * noise.sum_stddev_steps(clients))
+    still = axis[middle - reach : middle + reach + 1]
+    moved = [axis[middle - reach - s : middle + reach + 1 - s] for s in shift]
+    base = np.einsum("i,j,k->ijk", still, still, still)
+    mixed = (1 - q) * base + q * np.einsum("i,j,k->ijk", *moved)
+    remove, add = sampled_gaussian_deltas(q, z, epsilon)
+    assert hockey_stick(mixed, base, epsilon) <= remove + 1e-12
+    assert hockey_stick(base, mixed, epsilon) <= add + 1e-12
+    too_good, _ = sampled_gaussian_deltas(
+        q, 1.35 * noise.sum_stddev_steps(clients) / steps, epsilon
+    )
+    if shift == (4, 0, 0):
+        assert hockey_stick(mixed, base, epsilon) > too_good, "the check must be able to fail"
+
+
 def composed_epsilon(p, q, rounds, delta, interval=1e-3):
     """Smallest epsilon of `rounds` independent copies of (p, q), privacy loss rounded UP."""
     loss = np.log(p) - np.log(q)

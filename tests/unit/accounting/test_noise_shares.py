@@ -140,9 +140,11 @@ def test_the_slack_counts_every_coordinate_release_and_share():
     h, samples = 2.0**-45, 200 * 10**6 * 20
     slack = grid(sampler_relative_error=h).slack
     by_hand = samples * h * h / 2 + h * math.sqrt(2 * samples * 300 * math.log(10))
+    # (4e9 * 3 e^-72)^m <= 1e-300 first at m = 15: 48.79 nats each. Fifteen samples at 12 h each.
+    by_hand += 15 * 12 * h
     assert slack.log_ratio == pytest.approx(by_hand, rel=1e-6)
-    assert slack.certain_log_ratio == pytest.approx(samples * h, rel=1e-6)
-    assert slack.failure == 1e-300
+    assert slack.certain_log_ratio == pytest.approx(12 * samples * h, rel=1e-6)
+    assert slack.failure == pytest.approx(4e-300)
     noise = grid(sampler_relative_error=h)
     assert noise.slack_epsilon == 2 * slack.log_ratio
     assert math.exp(by_hand) < noise.slack_delta_factor < 1.1e-6 + math.exp(by_hand)
@@ -150,14 +152,23 @@ def test_the_slack_counts_every_coordinate_release_and_share():
     assert grid().slack.failure == 0
 
 
-def test_few_samples_are_bounded_by_their_plain_sum():
+def test_few_samples_are_bounded_by_the_sum_of_their_worst_cases():
     few = grid(dimension=1, releases=1, cohort=1, dropout_tolerance=0, colluders=0)
     exact = type(few)(
         **{name: getattr(few, name) for name in few.__slots__ if name != "sampler_relative_error"},
         sampler_relative_error=1e-6,
     )
-    assert exact.slack.log_ratio == pytest.approx(1e-6, rel=1e-3)
+    assert exact.slack.log_ratio == pytest.approx(12e-6, rel=1e-3)
     assert exact.slack.failure == 0
+
+
+@pytest.mark.parametrize("stddev", [4.0, 37.3, 1000.0])
+def test_the_mass_beyond_twelve_standard_deviations(stddev):
+    far = np.arange(math.floor(12 * stddev) + 1, math.ceil(14 * stddev))
+    near = np.arange(1, math.ceil(12 * stddev))
+    weights = np.exp(-(far**2) / (2 * stddev**2)).sum() * 2
+    total = 1 + 2 * np.exp(-(near**2) / (2 * stddev**2)).sum()
+    assert weights / total <= 3 * math.exp(-72)
 
 
 def test_how_often_the_likely_ratio_is_exceeded():
