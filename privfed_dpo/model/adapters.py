@@ -11,50 +11,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from privfed_dpo.errors import ModelError
+from privfed_dpo.model.adapter_spec import (
+    AdapterSpec,
+    lora_config,
+    resolve_targets,
+    start_full_weights,
+)
 from privfed_dpo.model.eligibility import float_adapter_weights, refuse_if_not_per_pair
 from privfed_dpo.model.loading import LoadedModel, remove_dropout
 
+__all__ = ["Adapter", "AdapterSpec", "Float32Vector", "ParameterSlot", "resolve_targets"]
+
 Float32Vector = npt.NDArray[np.float32]
-
-# Names of attention projections, most usual first; the first group found in a model is used.
-_ATTENTION_PROJECTIONS: tuple[tuple[str, ...], ...] = (
-    ("q_proj", "v_proj"),  # Llama, Qwen, Mistral, Mixtral, Gemma, Phi, OPT, GPT-J, StableLM
-    ("q_proj", "kv_b_proj"),  # DeepSeek, without and with a low-rank query
-    ("q_b_proj", "kv_b_proj"),
-    ("qkv_proj",),  # Phi-3, CodeGen
-    ("query_key_value",),  # GPT-NeoX, Bloom, Falcon
-    ("c_attn",),  # GPT-2, GPT-BigCode (Conv1D: its LoRA factors are plain linear layers)
-    ("Wqkv",),  # MPT
-    ("att_proj",),  # OLMo
-)
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterSpec:
-    """Shape and start of a LoRA adapter (Hu et al., 2022).
-
-    Attributes:
-        rank: inner dimension of every factor pair.
-        alpha: the update is scaled by alpha / rank (alpha / sqrt(rank) with rslora).
-        target_modules: names of linear layers, or `auto`: the attention projections
-            (query and value where they are separate, else the fused one).
-        freeze_a: train only the B factors (FFA-LoRA: Sun et al., 2024), so that the mean of
-            adapters is the mean of updates and noise enters once.
-        rslora: rank-stabilised scaling (Kalajdzievski, 2023).
-        init_seed: seed of the random A factors; public, equal on all clients.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    target_modules: tuple[str, ...] | str = "auto"
-    freeze_a: bool = False
-    rslora: bool = False
-    init_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,26 +91,13 @@ class Adapter:
             ModelError: bad rank or alpha, no such layers, or a target that cannot be private.
         """
         model = base.model if isinstance(base, LoadedModel) else base
-        if spec.rank < 1 or not spec.alpha > 0:
-            raise ModelError(
-                f"LoRA with rank {spec.rank} and alpha {spec.alpha} has no effect.",
-                advice="Set rank >= 1 and alpha > 0.",
-            )
         if hasattr(model, "peft_config"):
             raise ModelError(
                 "This base model already carries an adapter.",
                 advice="Load the base model again, or reuse the adapter it has.",
             )
+        config = lora_config(model, spec)
         model.requires_grad_(False)
-        config = LoraConfig(
-            r=spec.rank,
-            lora_alpha=spec.alpha,
-            target_modules=list(resolve_targets(model, spec.target_modules)),
-            lora_dropout=0.0,
-            bias="none",
-            use_rslora=spec.rslora,
-            task_type="CAUSAL_LM",
-        )
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(fan_in_fan_out|gradient_checkpointing)")
             torch.manual_seed(spec.init_seed)
@@ -148,6 +108,8 @@ class Adapter:
                     f"LoRA cannot be attached: {error}",
                     advice="Choose target_modules among the model's linear layers, or auto.",
                 ) from error
+        if spec.full_weights:
+            start_full_weights(adapted)
         if spec.freeze_a:
             for name, parameter in adapted.named_parameters():
                 if ".lora_A." in name:
@@ -214,42 +176,6 @@ class Adapter:
         Check what was written with `verify_saved_adapter`.
         """
         self.model.save_pretrained(directory, safe_serialization=True)
-
-
-def resolve_targets(model: nn.Module, targets: tuple[str, ...] | str) -> tuple[str, ...]:
-    """Names the layers an adapter goes to.
-
-    Args:
-        model: a base model.
-        targets: module names, or `auto`.
-
-    Returns:
-        Module name endings that exist in the model.
-
-    Raises:
-        ModelError: no such layer; lists the names there are.
-    """
-    endings = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    }
-    if targets == "auto":
-        for group in _ATTENTION_PROJECTIONS:
-            if endings.issuperset(group):
-                return group
-        raise ModelError(
-            "No attention projections of a known name in this model.",
-            advice=f"Set target_modules to some of: {', '.join(sorted(endings))}.",
-        )
-    wanted = (targets,) if isinstance(targets, str) else targets
-    missing = [name for name in wanted if name.rpartition(".")[2] not in endings]
-    if missing or not wanted:
-        raise ModelError(
-            f"The model has no linear layers named {missing or wanted}.",
-            advice=f"Linear layers of this model: {', '.join(sorted(endings))}.",
-        )
-    return wanted
 
 
 def _lay_out(named: list[tuple[str, nn.Parameter]]) -> tuple[ParameterSlot, ...]:

@@ -22,6 +22,7 @@ from transformers import (
 
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.fingerprint import fingerprint_model
+from privfed_dpo.model.quantization import Quantization, quantized_loading
 from privfed_dpo.model.tiny import SPECIAL_TOKENS, TINY_LLAMA, build_word_tokenizer
 from privfed_dpo.model.tiny import tiny_llama_config as _tiny_llama_config
 
@@ -50,6 +51,9 @@ class ModelSpec:
         device: `cpu`, `cuda`, `cuda:1` and so on, or `auto` (cuda where there is one).
         init_seed: seed of the built-in model's random weights; privacy does not rest on it.
         attention: attention kernel; `auto` leaves the choice to transformers.
+        quantization: `8bit` or `4bit` (NF4) hold the frozen weights of a checkpoint through
+            bitsandbytes, where it is installed; `dtype` is then the type they are computed in.
+            Adapters stay float32, and so do pair gradients.
     """
 
     base: str = TINY_LLAMA
@@ -58,6 +62,7 @@ class ModelSpec:
     device: str = "cpu"
     init_seed: int = 0
     attention: AttentionName = "auto"
+    quantization: Quantization = "none"
 
 
 @dataclass(slots=True)
@@ -121,7 +126,8 @@ def load_model(spec: ModelSpec, *, vocabulary: Sequence[str] | None = None) -> L
     remove_dropout(model)
     model.requires_grad_(False)
     model.eval()
-    model.to(_device_of(spec))
+    if spec.quantization == "none":  # quantized weights were put in place while loading
+        model.to(_device_of(spec))
     return LoadedModel(model, tokenizer, fingerprint_model(model, tokenizer))
 
 
@@ -167,6 +173,11 @@ def remove_dropout(model: torch.nn.Module) -> None:
 def _make_tiny(
     spec: ModelSpec, vocabulary: Sequence[str] | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if spec.quantization != "none":
+        raise ModelError(
+            f"The built-in model {TINY_LLAMA!r} is too small to be held in {spec.quantization}.",
+            advice="Set quantization to none.",
+        )
     if vocabulary is None:
         raise ModelError(
             f"The built-in model {TINY_LLAMA!r} has no vocabulary of its own.",
@@ -182,6 +193,7 @@ def _make_tiny(
 
 
 def _load_checkpoint(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    held = quantized_loading(spec.quantization, dtype=_dtype_of(spec), device=_device_of(spec))
     with _loading(spec):
         config = AutoConfig.from_pretrained(spec.base, revision=spec.revision)
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -193,6 +205,7 @@ def _load_checkpoint(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokeni
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **_kernel(spec),
+            **held,
         )
         tokenizer = AutoTokenizer.from_pretrained(spec.base, revision=spec.revision)
     _refuse_random_weights(spec, report)

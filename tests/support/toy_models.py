@@ -7,9 +7,12 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PhiConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -39,10 +42,24 @@ FAMILIES = {
     "qwen2": lambda **extra: Qwen2Config(**{**_SHAPE, "tie_word_embeddings": True, **extra}),
     "qwen3": lambda **extra: Qwen3Config(**{**_SHAPE, "head_dim": 8, **extra}),
     "mistral": lambda **extra: MistralConfig(**{**_SHAPE, "sliding_window": None, **extra}),
+    "gemma": lambda **extra: GemmaConfig(**{**_SHAPE, "head_dim": 8, **extra}),
     "gemma2": lambda **extra: Gemma2Config(
         **{**_SHAPE, "head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8, **extra}
     ),
+    # Local and global layers in turn, with rotations of their own.
+    "gemma3": lambda **extra: Gemma3TextConfig(
+        **{
+            **_SHAPE,
+            "head_dim": 8,
+            "sliding_window": 24,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            **extra,
+        }
+    ),
     "phi": lambda **extra: PhiConfig(**{**_SHAPE, **extra}),
+    # One fused projection for query, key and value, another for gate and up.
+    "phi3": lambda **extra: Phi3Config(**{**_SHAPE, "sliding_window": None, **extra}),
     "gpt2": lambda **extra: GPT2Config(
         vocab_size=VOCABULARY_SIZE,
         n_positions=128,

@@ -7,7 +7,7 @@ import torch
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
-from tests.support.toy_models import make_pair, shaken, toy_model, toy_pairs
+from tests.support.toy_models import FAMILIES, make_pair, shaken, toy_model, toy_pairs
 
 BETA = 0.5
 PAIRS = toy_pairs(9, seed=3)
@@ -64,9 +64,7 @@ def _relative_error(found, truth):
 
 
 @pytest.mark.parametrize("form", ["packed", "two_forward"])
-@pytest.mark.parametrize(
-    "family", ["llama", "llama-tied", "qwen2", "qwen3", "mistral", "gemma2", "phi", "gpt2"]
-)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_rows_equal_one_backward_per_pair(family, form):
     adapter = _policy(family)
     reference = _reference(adapter, PAIRS)
@@ -90,9 +88,12 @@ def test_every_loss_has_its_own_gradient(loss):
         {"freeze_a": True},
         {"target_modules": ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")},
         {"rslora": True},
+        {"rank_pattern": (("layers.1.self_attn.q_proj", 7), ("q_proj", 2))},
+        {"target_modules": "all-linear", "full_weights": True},
     ],
-    ids=["frozen-a", "all-linear", "rslora"],
+    ids=["frozen-a", "all-linear", "rslora", "rank-per-module", "full"],
 )
+@pytest.mark.filterwarnings("ignore:Full fine-tuning")
 def test_every_adapter_has_its_own_gradient(settings):
     adapter = _policy(**settings)
     reference = _reference(adapter, PAIRS)

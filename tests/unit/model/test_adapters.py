@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -154,7 +156,97 @@ def test_a_model_of_unknown_layer_names_says_which_there_are():
     assert "mystery" in caught.value.advice
 
 
-@pytest.mark.parametrize("spec", [AdapterSpec(rank=0), AdapterSpec(alpha=0.0)])
+def _ranks(adapter):
+    return {
+        slot.name.removeprefix("base_model.model.model.layers.").partition(".lora_A")[
+            0
+        ]: slot.shape[0]
+        for slot in adapter.layout
+        if ".lora_A." in slot.name
+    }
+
+
+def test_ranks_per_module_by_the_first_ending_that_matches():
+    pattern = (("1.self_attn.q_proj", 5), ("q_proj", 2))
+    spec = AdapterSpec(rank=3, alpha=6.0, rank_pattern=pattern)
+    adapter = Adapter.attach(toy_model("llama"), spec)
+    assert _ranks(adapter) == {
+        "0.self_attn.q_proj": 2,
+        "0.self_attn.v_proj": 3,
+        "1.self_attn.q_proj": 5,
+        "1.self_attn.v_proj": 3,
+    }
+    scales = [m.scaling["default"] for m in adapter.model.modules() if hasattr(m, "lora_A")]
+    assert scales == pytest.approx([6 / 2, 6 / 3, 6 / 5, 6 / 3])
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_scales_are_over_the_rank_or_over_its_root(rslora):
+    spec = AdapterSpec(rank=4, alpha=6.0, rslora=rslora, rank_pattern=(("v_proj", 16),))
+    adapter = Adapter.attach(toy_model("llama"), spec)
+    scales = [m.scaling["default"] for m in adapter.model.modules() if hasattr(m, "lora_A")]
+    by_hand = [6 / 2, 6 / 4] if rslora else [6 / 4, 6 / 16]
+    assert scales == pytest.approx(by_hand * 2)
+
+
+def test_a_rank_for_a_layer_without_adapter_is_refused():
+    # The ending of a name, not any part of it: "proj" alone is no layer.
+    for ending in ("k_proj", "proj", "layers.7.self_attn.q_proj"):
+        with pytest.raises(ModelError, match="does not go to") as caught:
+            Adapter.attach(toy_model("llama"), AdapterSpec(rank_pattern=((ending, 2),)))
+        assert "layers.0.self_attn.q_proj" in caught.value.advice
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_full_weights_are_the_change_of_the_base_weights_themselves(family):
+    base = toy_model(family)
+    twin = copy.deepcopy(base)
+    with pytest.warns(UserWarning, match="Full fine-tuning trains"):
+        adapter = Adapter.attach(base, AdapterSpec(full_weights=True))
+    shaken(adapter, scale=0.1)
+    changed = 0
+    for slot, values in zip(adapter.layout, adapter.parameters, strict=True):
+        layer = twin.get_submodule(
+            slot.name.removeprefix("base_model.model.").partition(".lora_B")[0]
+        )
+        with torch.no_grad():
+            layer.weight += values.T if family == "gpt2" else values
+        changed += 1
+    linears = [m for m in twin.modules() if type(m).__name__ in ("Linear", "Conv1D")]
+    assert changed == len(linears) - 1  # all but the head
+    ids = torch.tensor([[3, 5, 8, 13]])
+    torch.testing.assert_close(adapter.model(ids).logits, twin(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Full fine-tuning")
+def test_full_weights_have_as_many_weights_as_the_layers():
+    base = toy_model("llama")
+    count = sum(base.get_submodule(f"model.layers.{i}.mlp.up_proj").weight.numel() for i in (0, 1))
+    spec = AdapterSpec(full_weights=True, target_modules=("up_proj",))
+    assert Adapter.attach(base, spec).dimension == count == 2 * 32 * 48
+
+
+@pytest.mark.parametrize(
+    "settings", [{"freeze_a": True}, {"rslora": True}, {"rank_pattern": (("q_proj", 2),)}]
+)
+def test_full_weights_with_settings_of_factors_are_refused(settings):
+    with pytest.raises(ModelError, match="no factors"):
+        Adapter.attach(toy_model("llama"), AdapterSpec(full_weights=True, **settings))
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "gpt2", "phi3"])
+def test_all_linear_leaves_the_head_out(family):
+    model = toy_model(family)
+    named = resolve_targets(model, "all-linear")
+    assert "lm_head" not in named
+    linears = [n for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")]
+    assert {n.rpartition(".")[2] for n in linears} == {*named, "lm_head"}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [AdapterSpec(rank=0), AdapterSpec(alpha=0.0), AdapterSpec(rank_pattern=(("q_proj", 0),))],
+)
 def test_adapters_without_effect_are_refused(spec):
     with pytest.raises(ModelError, match="no effect"):
         Adapter.attach(toy_model("llama"), spec)

@@ -147,3 +147,45 @@ def test_a_tokenizer_without_any_usable_pad_token_is_refused(tmp_path):
     )
     with pytest.raises(ModelError, match="no pad, end or unknown"):
         load_model(ModelSpec(base=str(folder)))
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_quantized_weights_need_their_library(tmp_path, monkeypatch, quantization):
+    monkeypatch.setattr("privfed_dpo.model.quantization.find_spec", lambda _name: None)
+    spec = ModelSpec(base=str(_gpt2_folder(tmp_path)), quantization=quantization)
+    with pytest.raises(ModelError, match="need bitsandbytes") as caught:
+        load_model(spec)
+    assert "pip install bitsandbytes" in caught.value.advice
+
+
+def test_the_built_in_model_is_not_quantized():
+    with pytest.raises(ModelError, match="too small"):
+        load_model(ModelSpec(quantization="4bit"), vocabulary=WORDS)
+
+
+def test_how_quantized_weights_are_asked_for(tmp_path, monkeypatch):
+    asked = {}
+
+    def record(base, **settings):
+        asked.update(settings)
+        return GPT2LMHeadModel(settings["config"]), {"missing_keys": [], "mismatched_keys": []}
+
+    monkeypatch.setattr("privfed_dpo.model.quantization.find_spec", lambda name: name)
+    monkeypatch.setattr("transformers.BitsAndBytesConfig.post_init", lambda _self: None)
+    monkeypatch.setattr("privfed_dpo.model.loading.AutoModelForCausalLM.from_pretrained", record)
+    base = str(_gpt2_folder(tmp_path))
+    for quantization in ("8bit", "4bit"):
+        load_model(ModelSpec(base=base, quantization=quantization, dtype="bfloat16"))
+        config = asked["quantization_config"]
+        assert (config.load_in_8bit, config.load_in_4bit) == (
+            quantization == "8bit",
+            quantization == "4bit",
+        )
+        # Outliers picked out over all rows would let one pair change another pair's gradient.
+        assert config.llm_int8_threshold == 0.0
+        assert config.bnb_4bit_compute_dtype == torch.bfloat16
+        assert asked["device_map"] == {"": torch.device("cpu")}
+    load_model(ModelSpec(base=base))
+    asked.clear()
+    load_model(ModelSpec(base=base))
+    assert not {"quantization_config", "device_map"} & set(asked)
