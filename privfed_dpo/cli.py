@@ -184,7 +184,7 @@ def train(
     folder = new_run_folder(resolved)
     with _resumable(folder), ProgressConsole() as observer:
         lifecycle.train(resolved, folder=folder, observers=[observer])
-    typer.echo(f"run folder: {folder}")
+    _tell_where(folder)
 
 
 @app.command()
@@ -199,6 +199,12 @@ def resume(run: RunFolder) -> None:
 
     with _resumable(run), ProgressConsole() as observer:
         lifecycle.resume(run, observers=[observer])
+    _tell_where(run)
+
+
+def _tell_where(run: Path) -> None:
+    head = json.loads((run / "summary.json").read_text(encoding="utf-8"))["ledger_head"]
+    typer.echo(f"ledger head: {head} (note it elsewhere, for verify --head)")
     typer.echo(f"run folder: {run}")
 
 

@@ -95,6 +95,18 @@ def test_a_folder_with_a_run_points_to_resume(interrupted, run, home):
     )
 
 
+def test_an_interrupted_run_goes_on_to_its_end(interrupted, run, tmp_path):
+    folder = shutil.copytree(interrupted[0], tmp_path / "run")
+    booked = (folder / "ledger.jsonl").read_bytes()
+    ended = run("resume", folder)
+    assert ended.code == 0, ended.err
+    assert "round 0/" not in ended.out, "what was done is not done again"
+    assert (folder / "ledger.jsonl").read_bytes().startswith(booked)
+    assert ended.out.splitlines()[-1] == f"run folder: {folder}"
+    assert run("verify", folder).code == 0
+    run("resume", folder).refused("has ended with status")
+
+
 def test_ctrl_c_before_the_first_spend_says_so(run, home, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -128,6 +140,8 @@ def test_train_prints_progress_and_nothing_else(trained):
     ]
     assert "Not protected:" in ended.out
     assert lines[-1] == f"run folder: {folder}"
+    head = json.loads((folder / "summary.json").read_text())["ledger_head"]
+    assert lines[-2].startswith(f"ledger head: {head}")
 
 
 def test_verify_passes_the_honest_and_fails_the_edited(trained, run, tmp_path):
