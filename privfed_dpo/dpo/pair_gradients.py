@@ -47,7 +47,7 @@ class PairGradients:
         self,
         adapter: Adapter,
         *,
-        loss: LossKind = "sigmoid",
+        loss: LossKind | PairLoss = "sigmoid",
         beta: float = 0.1,
         label_smoothing: float = 0.0,
         form: RequestedForm = "auto",
@@ -58,7 +58,8 @@ class PairGradients:
 
         Args:
             adapter: the policy; the reference is the same model with the adapter off.
-            loss: see `PairLoss`.
+            loss: a kind, see `PairLoss`; or a loss with all its constants, and then `beta` and
+                `label_smoothing` are not looked at.
             beta: see `PairLoss`.
             label_smoothing: see `PairLoss`.
             form: `packed` (one row per pair), `two_forward`, or `auto`: packed where exact.
@@ -69,7 +70,7 @@ class PairGradients:
         Raises:
             ModelError: bad constants, no exact form for this model, or rows that are not pairs.
         """
-        self.loss = PairLoss(loss, beta, label_smoothing)
+        self.loss = loss if isinstance(loss, PairLoss) else PairLoss(loss, beta, label_smoothing)
         length_ordered_batches((), micro_batch_pairs)
         self.adapter = adapter
         self.scorer = PairScorer(adapter, form)

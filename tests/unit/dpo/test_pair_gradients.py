@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from privfed_dpo.dpo.loss import PairLoss
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
@@ -15,6 +16,7 @@ LOSSES = {
     "sigmoid": lambda h: -torch.nn.functional.logsigmoid(BETA * h),
     "hinge": lambda h: torch.relu(1 - BETA * h),
     "ipo": lambda h: (h - 1 / (2 * BETA)) ** 2,
+    "simpo": lambda h: -torch.nn.functional.logsigmoid(BETA * h - 0.3),
 }
 
 
@@ -43,7 +45,9 @@ def _truth(adapter, pairs, reference, loss="sigmoid"):
     rows = []
     for pair, fixed in zip(pairs, reference, strict=True):
         shifts = [s - float(r) for s, r in zip(_plain_scores(adapter, pair), fixed, strict=True)]
-        if loss == "ipo":
+        if loss == "simpo":
+            shifts = _plain_scores(adapter, pair)
+        if loss in ("ipo", "simpo"):
             shifts = [shifts[0] / len(pair.chosen), shifts[1] / len(pair.rejected)]
         gradient = torch.autograd.grad(LOSSES[loss](shifts[0] - shifts[1]), adapter.parameters)
         rows.append(torch.cat([g.reshape(-1) for g in gradient]))
@@ -78,8 +82,12 @@ def test_rows_equal_one_backward_per_pair(family, form):
 def test_every_loss_has_its_own_gradient(loss):
     adapter = _policy()
     reference = _reference(adapter, PAIRS)
-    found = _rows(PairGradients(adapter, loss=loss, beta=BETA), PAIRS, reference)
+    whole = PairLoss(loss, BETA, target_margin=0.3 if loss == "simpo" else 0.0)
+    found = _rows(PairGradients(adapter, loss=whole), PAIRS, reference)
     assert _relative_error(found, _truth(adapter, PAIRS, reference, loss)) < 1e-5
+    if loss != "simpo":
+        named = _rows(PairGradients(adapter, loss=loss, beta=BETA), PAIRS, reference)
+        assert torch.equal(named, found)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ def _value_and_slope(h, **settings):
         ({"kind": "hinge", "beta": 0.5}, 1.0, 0.5, -0.5),
         ({"kind": "hinge", "beta": 0.5}, -1.0, 1.5, -0.5),
         ({"kind": "hinge", "beta": 0.5}, 3.0, 0.0, 0.0),
+        # -ln s(beta h - g) with 2 ln 3 - ln 3 = ln 3; slope -beta s(-ln 3).
+        ({"kind": "simpo", "beta": 2.0, "target_margin": H}, H, math.log(4 / 3), -2 / 4),
+        ({"kind": "simpo", "beta": 2.0, "target_margin": H}, 0.0, math.log(4), -2 * 3 / 4),
     ],
 )
 def test_values_and_slopes_by_hand(settings, h, value, slope):
@@ -88,13 +91,34 @@ def test_ratios_are_sums_for_all_but_ipo():
     for kind in ("sigmoid", "robust", "hinge"):
         assert pair_logratio(policy, reference, lengths, kind=kind).tolist() == [5.0]
     # 2/2 - (-3)/3
-    assert pair_logratio(policy, reference, lengths, kind="ipo").tolist() == [2.0]
+    for kind in ("ipo", "simpo"):
+        assert pair_logratio(policy, reference, lengths, kind=kind).tolist() == [2.0]
 
 
 def test_a_loss_object_composes_both():
     loss = PairLoss("ipo", 0.25)
     policy, reference = torch.tensor([[-4.0, -9.0]]), torch.tensor([[-6.0, -6.0]])
     assert loss(policy, reference, torch.tensor([[2.0, 3.0]])).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "value"),
+    [
+        # Sums of policy log-probabilities: h = -4 - (-4 - ln 9) = 2 ln 3.
+        (PairLoss("sigmoid", 0.5, reference_free=True), math.log(4 / 3)),
+        (PairLoss("robust", 0.5, reference_free=True), math.log(4 / 3)),
+        (PairLoss("hinge", 0.25, reference_free=True), 1 - H / 2),
+        # Means per token: h = -4/2 - (-4 - 2 ln 3)/4 = -1 + ln 3 / 2.
+        (PairLoss("simpo", 2.0), -math.log(1 / (1 + math.exp(2 - H)))),
+        (PairLoss("simpo", 2.0, target_margin=1.0), -math.log(1 / (1 + math.exp(3 - H)))),
+    ],
+)
+def test_reference_free_forms_by_hand(loss, value):
+    policy = torch.tensor([[-4.0, -4.0 - 2 * H]], dtype=torch.float64)
+    lengths = torch.tensor([[2.0, 4.0]])
+    for reference in ([[0.0, 0.0]], [[-7.0, 3.0]], [[math.nan, math.inf]]):
+        found = loss(policy, torch.tensor(reference, dtype=torch.float64), lengths)
+        assert found.item() == pytest.approx(value, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +133,11 @@ def test_a_loss_object_composes_both():
         {"label_smoothing": -0.1},
         {"kind": "ipo", "label_smoothing": 0.1},
         {"kind": "hinge", "label_smoothing": 0.1},
+        {"kind": "simpo", "label_smoothing": 0.1},
+        {"kind": "simpo", "target_margin": -0.1},
+        {"kind": "simpo", "target_margin": float("nan")},
+        {"kind": "sigmoid", "target_margin": 0.5},
+        {"kind": "ipo", "reference_free": True},
     ],
 )
 def test_constants_without_meaning_are_refused(settings):
