@@ -39,7 +39,8 @@ class PairGradients:
         loss: the pair loss.
         scorer: layout and scoring, in the form that was decided.
         micro_batch_pairs: most pairs that go through the model at once; it changes memory and
-            speed, never the set of rows.
+            speed, never the set of rows. A row is a function of its pair up to float rounding,
+            since kernels may add in another order for another batch; at 1 it is one to the bit.
         gradient_checkpointing: whether activations are computed again in the backward pass.
     """
 

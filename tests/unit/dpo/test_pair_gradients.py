@@ -131,6 +131,16 @@ def test_micro_batches_give_the_same_sum_and_the_same_rows():
         assert _relative_error(_rows(gradients, PAIRS, reference), whole) < 1e-5
 
 
+def test_alone_in_its_batch_a_row_is_a_function_of_its_pair_to_the_bit():
+    adapter = _policy()
+    reference = _reference(adapter, PAIRS)
+    gradients = PairGradients(adapter, beta=BETA, micro_batch_pairs=1)
+    together = _rows(gradients, PAIRS, reference)
+    some = [7, 2, 4]
+    apart = _rows(gradients, [PAIRS[i] for i in some], reference[some])
+    assert torch.equal(apart, together[some])
+
+
 def test_the_mean_gradient_is_the_mean_of_the_rows():
     adapter = _policy()
     reference = _reference(adapter, PAIRS)

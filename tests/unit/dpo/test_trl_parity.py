@@ -1,6 +1,7 @@
 """The same model, pairs and losses through TRL's DPOTrainer: an independent implementation."""
 
 import copy
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -10,6 +11,7 @@ from trl import DPOConfig, DPOTrainer
 
 from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.tokenize import tokenize_pairs
+from privfed_dpo.dpo.loss import PairLoss
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
@@ -103,3 +105,31 @@ def _through_the_factors(adapter, merged):
         product = other.T @ slope if factor == "lora_A" else slope @ other.T
         parts.append(scale * product.detach().flatten().numpy())
     return np.concatenate(parts)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (PairLoss("simpo", 2.0, target_margin=0.7), "simpo"),
+        (PairLoss("sigmoid", 0.3, reference_free=True), "sigmoid"),
+        (PairLoss("hinge", 0.3, reference_free=True), "hinge"),
+    ],
+)
+def test_reference_free_losses_equal_those_of_trl(loss, name):
+    from trl.experimental.cpo import CPOTrainer
+
+    trainer = SimpleNamespace(
+        alpha=0.0,
+        beta=loss.beta,
+        simpo_gamma=loss.target_margin,
+        label_smoothing=0.0,
+        loss_type=name,
+        accelerator=SimpleNamespace(device="cpu"),
+    )
+    generator = torch.Generator().manual_seed(3)
+    policy = -20 * torch.rand(32, 2, generator=generator)
+    lengths = torch.randint(1, 30, (32, 2), generator=generator).float()
+    scores = policy / lengths if name == "simpo" else policy
+    expected, _, _ = CPOTrainer.cpo_loss(trainer, scores[:, 0], scores[:, 1])
+    torch.testing.assert_close(loss(policy, torch.full_like(policy, torch.nan), lengths), expected)
