@@ -103,12 +103,12 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     that Python or autograd holds.
     """
     if device.type == "cuda":
-        before: int = torch.cuda.memory_allocated(device)
+        before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
-        peak: int = torch.cuda.max_memory_allocated(device)
-        return peak - before
-    with _LiveBytes() as live:
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    live = _LiveBytes()
+    with live:
         run()
     return live.peak
 

@@ -25,6 +25,21 @@ def test_a_saved_adapter_is_the_trained_one(tmp_path, family, freeze_a):
     assert verify_saved_adapter(tmp_path, adapter, PAIRS, base=toy_model(family)) == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:Full fine-tuning")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rank_pattern": (("0.self_attn.q_proj", 5),)},
+        {"rslora": True},
+        {"full_weights": True},
+    ],
+    ids=["rank-per-module", "rslora", "full"],
+)
+def test_every_shape_of_adapter_serves_after_reloading(tmp_path, settings):
+    adapter = _saved(tmp_path, **settings)
+    assert verify_saved_adapter(tmp_path, adapter, PAIRS, base=toy_model("llama")) == 0.0
+
+
 def test_verifying_changes_neither_adapter_nor_base(tmp_path):
     adapter = _saved(tmp_path)
     vector, layout = adapter.read(), adapter.layout
