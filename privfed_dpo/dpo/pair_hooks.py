@@ -2,9 +2,9 @@
 
 Opacus' hooks with three changes, none of which alters the result. The backward side sits in the
 autograd graph itself instead of in module backward hooks, so activations live exactly as long as
-autograd needs them, recomputed (checkpointed) layers included. The backward pass is asked for the
-embedding's gradient only, so autograd does not also compute the sum of all pairs' gradients, which
-nobody uses. And the sampler of linear layers multiplies the thin way round.
+autograd needs them, recomputed (checkpointed) layers included. The backward pass is asked for
+gradients of the lowest layers' outputs, not of the weights, so autograd does not also compute the
+sum over pairs, which nobody uses. And the sampler of linear layers multiplies the thin way round.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PairGraph:
         self._pending: dict[int, list[torch.Tensor]] = {}
         self._received: set[int] = set()
         self._receive: Receive | None = None
-        self.anchors: list[torch.Tensor] = []
+        self._lowest: list[torch.Tensor] = []
 
     def set_losses(self, losses: torch.Tensor) -> None:
         """Takes the losses, float [B], computed while the hooks were on."""
@@ -70,13 +70,10 @@ class PairGraph:
             raise ModelError("There is no loss yet.", advice="Call set_losses first.")
         self._receive, self._received, self._pending = receive, set(), {}
         try:
-            self._loss.backward(  # type: ignore[no-untyped-call]
-                inputs=self.anchors or None, retain_graph=keep
-            )
+            if self._lowest:
+                torch.autograd.grad(self._loss, self._lowest, retain_graph=keep, allow_unused=True)
         finally:
             self._receive = None
-            for anchor in self.anchors:
-                anchor.grad = None
         for index, slot in enumerate(self._adapter.layout):
             if index not in self._received:
                 found = len(self._pending.get(index, []))
@@ -88,10 +85,10 @@ class PairGraph:
 
     def release(self) -> None:
         """Lets go of the graph, whose nodes refer back to this object."""
-        self._loss, self._pending, self.anchors = None, {}, []
+        self._loss, self._pending, self._lowest = None, {}, []
 
-    def check_rows(self, layer: nn.Module, activations: torch.Tensor) -> None:
-        """Refuses a layer whose first dimension is not the pair.
+    def enter(self, layer: nn.Module, activations: torch.Tensor, output: torch.Tensor) -> None:
+        """Notes that a layer was reached, and refuses one whose first dimension is not the pair.
 
         Raises:
             ModelError: names the layer.
@@ -104,6 +101,10 @@ class PairGraph:
                 "clipped per pair.",
                 advice=_LEAVE_OUT,
             )
+        # Below this layer nothing is trained, and every other layer lies above such a one. Those
+        # of recomputed blocks come later and belong to no backward pass of ours.
+        if self._loss is None and not activations.requires_grad:
+            self._lowest.append(output)
 
     def take(self, parameter: torch.Tensor, rows: torch.Tensor) -> None:
         """Accepts one pass' gradients of one weight, [B, *shape]."""
@@ -165,7 +166,7 @@ class PairHooks(GradSampleHooks):  # type: ignore[misc]  # Opacus is untyped
     ) -> torch.Tensor | None:
         if not (self.hooks_enabled and torch.is_grad_enabled()):
             return None
-        self._graph.check_rows(layer, inputs[0])
+        self._graph.enter(layer, inputs[0], output)
         sample = self.GRAD_SAMPLERS[nn.Linear]
 
         def differentiate(activations: torch.Tensor, upstream: torch.Tensor) -> None:
@@ -206,18 +207,11 @@ def pair_graph(adapter: Adapter, batch: PairBatch) -> Iterator[PairGraph]:
         The graph: score the batch, give it the losses, then call its `backward`.
     """
     graph = PairGraph(adapter, batch)
-
-    def anchor(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        if torch.is_grad_enabled():
-            graph.anchors.append(output.requires_grad_())
-
     hooks = PairHooks(adapter.linear_layers, graph)
-    embedding = adapter.model.get_input_embeddings().register_forward_hook(anchor)
     try:
         yield graph
     finally:
         graph.release()
-        embedding.remove()
         hooks.cleanup()
         for parameter in adapter.parameters:
             parameter.grad = None

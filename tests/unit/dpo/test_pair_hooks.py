@@ -75,6 +75,14 @@ def test_the_sum_over_pairs_is_never_computed_by_autograd():
         assert all(p.grad is None for p in gradients.adapter.parameters)
 
 
+def test_differentiable_embeddings_change_nothing():
+    gradients, reference = _gradients()
+    expected = _rows(gradients, reference)
+    gradients.adapter.model.enable_input_require_grads()
+    assert torch.equal(_rows(gradients, reference), expected)
+    assert all(p.grad is None for p in gradients.adapter.parameters)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_recomputed_activations_give_the_same_rows(family):
     expected = _rows(*_gradients(family))
@@ -146,12 +154,12 @@ def test_slots_are_handed_over_once_per_pass_and_in_the_order_of_the_backward():
 def test_the_graph_is_gone_when_its_context_ends():
     gradients, reference = _gradients()
     with gradients.graph(PAIRS, reference) as graph:
-        embedded = weakref.ref(graph.anchors[0])
+        activation = weakref.ref(graph._lowest[0])
         graph.backward(lambda _slot, _rows: None, keep=True)
-        during = embedded() is not None
+        during = activation() is not None
     assert during
     # At once, not when the garbage collector gets to it: activations are large.
-    assert embedded() is None
+    assert activation() is None
 
 
 def test_a_graph_without_losses_is_refused():
