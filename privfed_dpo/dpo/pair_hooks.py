@@ -72,6 +72,8 @@ class PairGraph:
         try:
             if self._lowest:
                 torch.autograd.grad(self._loss, self._lowest, retain_graph=keep, allow_unused=True)
+            else:  # somebody made the embeddings' output differentiable
+                self._loss.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
         finally:
             self._receive = None
         for index, slot in enumerate(self._adapter.layout):
