@@ -61,7 +61,7 @@ def evaluate_preferences(
     reference: npt.NDArray[np.floating],
     *,
     beta: float,
-    loss: LossKind = "sigmoid",
+    loss: LossKind | PairLoss = "sigmoid",
     label_smoothing: float = 0.0,
     micro_batch_pairs: int = 16,
     form: RequestedForm = "auto",
@@ -80,7 +80,8 @@ def evaluate_preferences(
         pairs: n >= 1 pairs, public or held out.
         reference: float [n, 2], their reference log-probabilities.
         beta: scale of the margin, > 0.
-        loss: which pair loss.
+        loss: which pair loss, or one with all its constants (then `label_smoothing` is not
+            looked at; `beta` still scales the margin).
         label_smoothing: see `PairLoss`.
         micro_batch_pairs: most pairs scored at once.
         form: layout of pairs, see `PairScorer`.
@@ -100,7 +101,7 @@ def evaluate_preferences(
             f"{reference.shape}.",
             advice="Take the reference from ReferenceLogprobs for the same pairs.",
         )
-    pair_loss = PairLoss(loss, beta, label_smoothing)
+    pair_loss = loss if isinstance(loss, PairLoss) else PairLoss(loss, beta, label_smoothing)
     scorer = scorer or PairScorer(adapter, form)
     policy = np.zeros((len(pairs), 2), dtype=np.float32)
     losses = np.zeros(len(pairs), dtype=np.float64)

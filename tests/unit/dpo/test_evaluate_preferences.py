@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from privfed_dpo.dpo.evaluate import evaluate_preferences
+from privfed_dpo.dpo.loss import PairLoss
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
@@ -103,6 +104,19 @@ def test_the_loss_is_the_one_asked_for():
     reference = _reference(adapter)
     metrics, _ = evaluate_preferences(adapter, PAIRS, reference, beta=0.5, loss="ipo")
     assert metrics.loss == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_loss_may_come_with_all_its_constants():
+    adapter = shaken(_fresh(), scale=0.05)
+    loss = PairLoss("simpo", 2.0, target_margin=0.5)
+    metrics, _ = evaluate_preferences(
+        adapter, PAIRS, _reference(adapter), beta=2.0, loss=loss, with_kl=False
+    )
+    by_hand = []
+    for pair in PAIRS:
+        means = [_plain(adapter, pair, c)[0] / len(c) for c in (pair.chosen, pair.rejected)]
+        by_hand.append(math.log1p(math.exp(0.5 - 2.0 * (means[0] - means[1]))))
+    assert metrics.loss == pytest.approx(np.mean(by_hand), rel=1e-5)
 
 
 def test_a_score_that_is_not_a_number_is_no_win():
