@@ -1,6 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from privfed_dpo.dpo.clipped_sums import SUM_METHODS, ClippedSums
@@ -9,7 +14,7 @@ from privfed_dpo.dpo.pair_hooks import PairGraph
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.errors import ModelError
 from privfed_dpo.mechanism.clip import PairClipper
-from privfed_dpo.model.adapters import Adapter, AdapterSpec
+from privfed_dpo.model.adapters import Adapter, AdapterSpec, ParameterSlot
 from tests.support.toy_models import make_pair, shaken, toy_model, toy_pairs
 
 BETA = 0.5
@@ -190,3 +195,52 @@ def test_what_has_no_meaning_is_refused():
         ClippedSums(gradients, CLIPPER, method="ghost")
     with pytest.raises(ModelError, match="reference log-probabilities"):
         ClippedSums(gradients, CLIPPER)(PAIRS, np.zeros((3, 2)))
+
+
+def _on_slots(rows, clipper):
+    """The sum over rows that come in two slots, without any model."""
+    count, size = rows.shape
+    cut = size // 2
+    layout = (ParameterSlot("a", (cut,), 0, cut), ParameterSlot("b", (size - cut,), cut, size))
+    adapter = SimpleNamespace(layout=layout, dimension=size, device=torch.device("cpu"))
+    sums = ClippedSums(SimpleNamespace(adapter=adapter), clipper)
+
+    def replay(receive):
+        for index, slot in enumerate(layout):
+            receive(index, rows[:, slot.start : slot.stop])
+
+    return sums._sum(replay, count)
+
+
+ANY_FLOAT = st.floats(width=32, allow_nan=True, allow_infinity=True)
+ORDINARY = st.floats(-4, 4, width=32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 9)), elements=ORDINARY)
+    | arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 9)), elements=ANY_FLOAT),
+    norm=st.floats(1e-3, 1e3),
+    steps=st.integers(1, 1 << 30),
+)
+def test_any_rows_become_the_clippers_integers_or_are_left_to_it(rows, norm, steps):
+    clipper = PairClipper(norm, steps)
+    found = _on_slots(torch.from_numpy(rows), clipper)
+    expected, bad = clipper.integer_rows(torch.from_numpy(rows))
+    if found is None:
+        # Only a row that reaches the bound, as far as float64 can tell, is left to the clipper.
+        assert ((np.abs(expected) + 1.0) ** 2).sum(axis=1).max() >= steps**2 * (1 - 1e-9)
+        return
+    assert found.non_finite == bad
+    # Norms are added up in another order, so a value on a grid point may fall to either side.
+    assert np.abs(found.total - expected.sum(axis=0)).max() <= len(rows)
+    if len(rows) == 1:
+        assert sum(int(step) ** 2 for step in found.total) <= steps**2
+
+
+def test_a_row_of_exactly_the_bound_is_left_to_the_clipper():
+    # 3, 4 and 5: the integers have the length of the bound itself, and rounding room beyond it.
+    row = torch.tensor([[3.0, 4.0]])
+    assert _on_slots(row, PairClipper(5.0, 5)) is None
+    assert _on_slots(row, PairClipper(5.0, 6)).total.tolist() == [3, 4]
+    assert PairClipper(5.0, 5).clip(row).total.tolist() == [3, 4]
