@@ -165,6 +165,8 @@ def assemble(
     """
     inputs = load_inputs(config)
     plan = plan_only(config, inputs)
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
     loaded = _load_base(config, inputs.task, base_folder)
     plan = replace(plan, facts=replace(plan.facts, model_fingerprint=loaded.fingerprint))
     adapter = Adapter.attach(loaded, _adapter_spec(config))

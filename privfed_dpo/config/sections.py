@@ -35,6 +35,11 @@ class RunConfig(_Section):
         description="seed of everything privacy does not rest on: partition, cohorts, model "
         "init, simulated drop-outs",
     )
+    threads: PositiveInt | None = Field(
+        None,
+        description="CPU threads of the model; null is the library's choice; 1 is fastest for tiny "
+        "models and on busy machines",
+    )
     cache_dir: str | None = Field(
         None, description="folder for warmed-up models; null is ~/.cache/privfed-dpo"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from privfed_dpo.config import Config, parse_config
 
 TINY = """
+run: {threads: 1}
 data: {clients: 6, pairs_per_client: 12, eval_pairs: 24}
 model:
   warmup_steps: 20
