@@ -32,7 +32,7 @@ from pathlib import Path
 
 THREADS = "1"
 PRIVATE, PACKED, TWO_ROWS, TRL = "private (ours)", "plain packed", "plain two rows", "TRL"
-# hidden, layers, pairs, prompt tokens, completion tokens
+# Fields of `Shape`: hidden, layers, pairs, prompt tokens, completion tokens.
 SHAPES = {
     "quick": [(256, 2, 8, 64, 64)],
     "cpu": [
@@ -42,8 +42,12 @@ SHAPES = {
         (512, 4, 8, 256, 128),
         (1024, 2, 8, 384, 128),
     ],
-    # About 0.5 and 1.2 billion weights, 64 pairs of 2 x 512 tokens.
-    "gpu": [(1024, 24, 64, 256, 256), (2048, 20, 64, 256, 256)],
+    # About 0.5 and 1.2 billion weights, 64 pairs of 2 x 512 tokens, 16 or 8 pairs at once; with
+    # a vocabulary of 64 Ki, LoRA rank 16 and 4 or 8 key and value heads.
+    "gpu": [
+        (1024, 24, 64, 256, 256, 1 << 16, 16, 4, 16),
+        (2048, 20, 64, 256, 256, 1 << 16, 16, 8, 8),
+    ],
 }
 
 
@@ -86,15 +90,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _chosen(only: str) -> dict[str, Callable]:
+def _chosen(only: str) -> list[str]:
     import dpo_step_variants as variants
 
-    headline = (PRIVATE, PACKED)
-    return {
-        name: make
-        for name, make in variants.VARIANTS.items()
-        if (name in headline or re.search(only, name)) and (name != TRL or _has_trl())
-    }
+    return [
+        name
+        for name in variants.VARIANTS
+        if (name in (PRIVATE, PACKED) or re.search(only, name)) and (name != TRL or _has_trl())
+    ]
 
 
 def _has_trl() -> bool:
@@ -111,7 +114,7 @@ def _measure(sizes: tuple[int, ...], arguments: argparse.Namespace, repeats: int
 
     torch.set_num_threads(int(THREADS))
     bench = variants.build(variants.Shape(*sizes), device=arguments.device, dtype=arguments.dtype)
-    steps = {name: make(bench) for name, make in _chosen(arguments.only).items()}
+    steps = {name: variants.make_step(name, bench) for name in _chosen(arguments.only)}
     disagreement = _disagreement({name: step() for name, step in steps.items()})
     turns: list[dict[str, float]] = []
     order = random.Random(0)
@@ -184,7 +187,7 @@ def _peak_bytes(name: str, sizes: list[int], arguments: argparse.Namespace) -> i
 
     torch.set_num_threads(int(THREADS))
     bench = variants.build(variants.Shape(*sizes), device=arguments.device, dtype=arguments.dtype)
-    step = variants.VARIANTS[name](bench)
+    step = variants.make_step(name, bench)
     if arguments.device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Shape:
         vocabulary: token ids.
         rank: LoRA rank, on all linear layers.
         kv_heads: key and value heads, of hidden / 64 query heads.
+        micro_batch_pairs: pairs that go through the model at once, in every form; 0 is all.
     """
 
     hidden: int
@@ -55,6 +56,7 @@ class Shape:
     vocabulary: int = 8192
     rank: int = 8
     kv_heads: int = 2
+    micro_batch_pairs: int = 0
 
     @property
     def name(self) -> str:
@@ -311,6 +313,18 @@ def trl(bench: Bench) -> Step:
         return torch.cat([p.grad.reshape(-1) for p in own]) * shape.pairs
 
     return step
+
+
+def make_step(name: str, bench: Bench) -> Step:
+    """A step of one form; where a batch goes through the model in parts, their sum."""
+    size = bench.shape.micro_batch_pairs or bench.shape.pairs
+    parts = []
+    for start in range(0, bench.shape.pairs, size):
+        pairs = bench.pairs[start : start + size]
+        fixed = bench.reference[start : start + size]
+        part = replace(bench.shape, pairs=len(pairs))
+        parts.append(VARIANTS[name](replace(bench, shape=part, pairs=pairs, reference=fixed)))
+    return lambda: sum(part() for part in parts)
 
 
 PLAIN: dict[str, Callable[[Bench], Step]] = {
