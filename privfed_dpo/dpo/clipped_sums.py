@@ -85,7 +85,8 @@ class ClippedSums:
             ModelError: shapes do not fit, a pair is too long, or a row would not be a pair.
 
         Guarantee: replacing one pair by nothing changes the total by an integer vector of L2 norm
-            at most `clipper.sensitivity_steps`.
+            at most `clipper.sensitivity_steps`, given the rows of the others; these are functions
+            of their pairs up to float rounding, and to the bit with `micro_batch_pairs` 1.
         """
         self.gradients.check_reference(pairs, reference)
         total = self.clipper.empty(self.gradients.adapter.dimension)
@@ -105,7 +106,7 @@ class ClippedSums:
                 graph.backward(kept.__setitem__)
                 graph.release()
                 found = self._sum(lambda receive: _replay(kept, receive), len(pairs))
-        return found or self._one_by_one(pairs, reference)
+        return self._one_by_one(pairs, reference) if found is None else found
 
     def _sum(self, replay: _Replay, count: int) -> ClippedSum | None:
         """Norms first, then integers; None if those of a pair may be too long."""
