@@ -174,7 +174,7 @@ class PairHooks(GradSampleHooks):  # type: ignore[misc]  # Opacus is untyped
                 vars(layer.weight).pop(name, None)
 
     @classmethod
-    def validate(cls, module: nn.Module, *, strict: bool = False) -> list[NotImplementedError]:
+    def validate(cls, module: nn.Module, *, strict: bool = False) -> list[Any]:
         """Finds nothing: `refuse_if_not_per_pair` is stricter and has seen these layers.
 
         Opacus' own check and clean-up walk all weights several times, in every micro-batch.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from privfed_dpo import cli
 from tests.support import preference_files as files
@@ -82,7 +83,9 @@ def start_process(folder, *arguments):
 
 def write_inputs(folder):
     """A config of the embedded task, a preference file and a checkpoint for `own_data`."""
-    (folder / "tiny.yaml").write_text(TINY + f"run: {{cache_dir: {folder / 'cache'}}}\n")
+    config = yaml.safe_load(TINY)
+    config["run"]["cache_dir"] = str(folder / "cache")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     rows = files.preference_rows(users=5, per_user=4)
     files.write_jsonl(folder / "pairs.jsonl", rows)
     write_checkpoint(folder / "base", "llama", files.texts_of(rows))
