@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accounting.canonical import JSON, canonical_bytes
+from accounting.ledger_format import LedgerLine
 
 ReceiptVerifier = Callable[[str, bytes, bytes], bool]
 """(client, message, signature) -> whether the client enrolled under that name signed it."""
@@ -80,6 +81,16 @@ def decode_receipts(encoded: Mapping[str, Any]) -> dict[str, Receipt]:
     return receipts
 
 
+def receipt_counts(lines: Iterable[LedgerLine]) -> dict[str, int]:
+    """Return how many rounds each client counted in its latest receipt, from a sound ledger."""
+    return {
+        client: receipt.participation
+        for line in lines
+        if line.kind == "outcome"
+        for client, receipt in decode_receipts(line.body["receipts"]).items()
+    }
+
+
 @dataclass(slots=True)
 class ReceiptCheck:
     """A stranger's pass over all receipts of a ledger, in order.
@@ -89,13 +100,14 @@ class ReceiptCheck:
         plan_hash: of the ledger's header.
         verifier: knows the clients' public keys.
         needed: receipts without which an opened sum is not believed.
+        last: client -> rounds it counted in its latest receipt.
     """
 
     run_id: str
     plan_hash: str
     verifier: ReceiptVerifier
     needed: int
-    _last: dict[str, int] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
 
     def problems(
         self,
@@ -135,9 +147,9 @@ class ReceiptCheck:
                     f"{client} counts {receipt.participation} rounds, the ledger books "
                     f"{booked[client]}: rounds were left out"
                 )
-            elif receipt.participation <= self._last.get(client, 0):
+            elif receipt.participation <= self.last.get(client, 0):
                 found.append(f"{client} counts backwards: a receipt was used twice")
-            self._last[client] = max(receipt.participation, self._last.get(client, 0))
+            self.last[client] = max(receipt.participation, self.last.get(client, 0))
         if len(receipts) < self.needed:
             found.append(f"{len(receipts)} clients signed for round {round_}, {self.needed} needed")
         return found

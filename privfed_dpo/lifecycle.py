@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit
+from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit, read_ledger
 from accounting.canonical import JSON
+from accounting.receipts import receipt_counts
 from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins
-from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import Config, dump_config, load_config
+from privfed_dpo.ending import KEYS_FILE, complete_ending, end_run, leave_tidy
 from privfed_dpo.engine.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -40,12 +39,10 @@ from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
 from privfed_dpo.inputs import load_inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
-from privfed_dpo.model.saved_adapter import verify_saved_adapter
 from privfed_dpo.observe.environment import environment_facts
-from privfed_dpo.observe.evidence import closing_facts, file_sha256
+from privfed_dpo.observe.evidence import file_sha256
 from privfed_dpo.observe.recorder import RunRecorder
 from privfed_dpo.observe.run_folder import (
-    ADAPTER_FOLDER,
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -54,18 +51,11 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
-from privfed_dpo.observe.run_summary import run_summary
-from privfed_dpo.report.page import write_report
 from privfed_dpo.wire.carrier import Carrier
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 
 BASE_FOLDER = "base"
 """The embedded task's own base model; a real base is named by the config and stays where it is."""
-
-KEYS_FILE = "keys.secret"
-"""Signing keys of an unfinished simulated run; removed when it ends."""
-
-_CHECKED_PAIRS = 4
 
 
 def plan(config: Config) -> RunPlan:
@@ -150,7 +140,14 @@ def resume(
             "the run folder", expected=str(folder / LEDGER_FILE), found="no such file"
         )
     ledger = Ledger.open(folder / LEDGER_FILE)
+    told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
     if ledger.status is not None:
+        summary = complete_ending(folder)
+        if summary is not None:
+            for observer in told:
+                observer(RunFinished(summary))
+            leave_tidy(folder)
+            return folder
         raise ConfigError(
             (f"the run in {folder} has ended with status {ledger.status}",),
             advice="Start a new run; a finished run cannot go on.",
@@ -168,7 +165,6 @@ def resume(
     enrolment = Enrolment.load(folder / CHECKPOINT_FOLDER / KEYS_FILE, len(assembly.shards))
     ledger = Ledger.open(folder / LEDGER_FILE, signer=enrolment.coordinator.sign)
     run_id = bytes.fromhex(ledger.header.run_id)
-    told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
     run = _Run(assembly, folder, ledger, run_id, enrolment, told, entropy)
     return run.play(run.recover(checkpoint))
 
@@ -237,7 +233,8 @@ class _Run:
         carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
         script = self._training().script(checkpoint)
         result = drive(script, carrier)
-        self._finish(result)
+        self._tell(RunFinished(end_run(self.folder, self.assembly, self.ledger, result)))
+        leave_tidy(self.folder)
         if result.status == "aborted":
             raise RunAborted(
                 result.reason,
@@ -263,6 +260,7 @@ class _Run:
             save=self._save,
             observer=self._tell,
             clock=time.monotonic,
+            receipts_before=receipt_counts(read_ledger(self.folder / LEDGER_FILE).lines),
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:
@@ -271,30 +269,6 @@ class _Run:
     def _tell(self, event: EngineEvent) -> None:
         for observer in self.observers:
             observer(event)
-
-    def _finish(self, result: TrainingResult) -> None:
-        """Save and check the adapter, close the ledger, write summary and report."""
-        assembly, checkpoint = self.assembly, result.checkpoint
-        weights = checkpoint.state.weights.astype(np.float32)
-        assembly.adapter.write(weights)
-        target = self.folder / ADAPTER_FOLDER
-        assembly.adapter.save(target)
-        if checkpoint.lanes is not None:
-            np.savez(self.folder / LANES_FILE, allow_pickle=False, **checkpoint.lanes.arrays())
-        pairs = assembly.held_out.pairs if assembly.held_out else assembly.shards[0].pairs
-        verify_saved_adapter(target, assembly.adapter, pairs[:_CHECKED_PAIRS])
-        summary = run_summary(
-            plan=assembly.plan,
-            ledger=self.ledger,
-            result=result,
-            adapter_sha256=file_sha256(target / "adapter_model.safetensors"),
-            per_client=assembly.measure.per_client_accuracy(weights),
-        )
-        facts = {"reason": result.reason, **closing_facts(self.folder, summary)}
-        summary["ledger_head"] = self.ledger.close(result.status, facts)
-        self._tell(RunFinished(summary))
-        write_report(self.folder)
-        (self.folder / CHECKPOINT_FOLDER / KEYS_FILE).unlink(missing_ok=True)
 
 
 def drive(script: TrainingScript, carrier: Carrier) -> TrainingResult:

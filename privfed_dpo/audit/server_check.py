@@ -89,6 +89,7 @@ def _trained(
             save=saved.append,
             observer=_ignore,
             clock=lambda: 0.0,
+            receipts_before={},
         )
         start = Checkpoint(
             round=0,

@@ -63,6 +63,7 @@ class FederatedTraining:
         save: called with a checkpoint after every round, before its row is announced.
         observer: told what happens.
         clock: seconds, monotonic.
+        receipts_before: rounds each client counted in its latest receipt, if the run goes on.
     """
 
     plan: RunPlan
@@ -76,6 +77,7 @@ class FederatedTraining:
     save: Callable[[Checkpoint], None]
     observer: Observer
     clock: Callable[[], float]
+    receipts_before: Mapping[str, int]
 
     def first_row(self, state: ServerState) -> MetricsRow:
         """Measure the model before any training: round 0, nothing spent."""
@@ -106,7 +108,7 @@ class FederatedTraining:
         so is their budget.
         """
         checkpoint = start
-        book = ReceiptBook(self.plan, self.run_id, self.roster)
+        book = ReceiptBook(self.plan, self.run_id, self.roster, self.receipts_before)
         aborted_in_a_row = 0
         first = max(start.round, self.ledger.last_round or 0) + 1
         for number in range(first, self.plan.rounds + 1):

@@ -23,12 +23,21 @@ class ReceiptBook:
         plan: the run's plan.
         run_id: 16 bytes that name the run.
         roster: identity keys of all enrolled clients, by number.
+        before: rounds each client counted in the latest receipt booked so far.
     """
 
-    def __init__(self, plan: RunPlan, run_id: bytes, roster: Mapping[int, bytes]) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        run_id: bytes,
+        roster: Mapping[int, bytes],
+        before: Mapping[str, int],
+    ) -> None:
         self._names = plan.facts.client_names
         self._keys = {self._names[number]: key for number, key in roster.items()}
-        self._check = ReceiptCheck(run_id.hex(), plan.plan_hash, self._signed, needed=0)
+        self._check = ReceiptCheck(
+            run_id.hex(), plan.plan_hash, self._signed, needed=0, last=dict(before)
+        )
 
     def accepted(
         self,

@@ -64,9 +64,14 @@ def altered_files(
             problems.append(f"{name} is not the one this ledger was closed with")
     if summary is None:
         problems.append("the ledger is closed, but summary.json is missing")
-    elif summary_sha256(summary) != facts.get(_SUMMARY_FACT):
+    elif not vouched_for(summary, facts):
         problems.append("summary.json is not the one this ledger was closed with")
     return problems
+
+
+def vouched_for(summary: Mapping[str, object], facts: Mapping[str, object]) -> bool:
+    """Whether a summary is the one that a ledger was closed with."""
+    return summary_sha256(summary) == facts.get(_SUMMARY_FACT)
 
 
 def summary_sha256(summary: Mapping[str, object]) -> str:

@@ -6,11 +6,13 @@ from collections import Counter
 
 import pytest
 
+from accounting.ledger_format import LedgerLine
 from accounting.receipts import (
     Receipt,
     ReceiptCheck,
     decode_receipts,
     encode_receipts,
+    receipt_counts,
     receipt_message,
 )
 
@@ -107,3 +109,20 @@ def test_malformed_receipts_are_a_problem_not_a_crash(bad):
 
 def test_the_repr_shows_no_signature():
     assert "signature" not in repr(Receipt(1, b"\x01" * 64))
+
+
+def test_a_pass_that_goes_on_knows_the_counts_before_it():
+    outcomes = [
+        LedgerLine(0, "", "header", {}, "", None),
+        *(
+            LedgerLine(n, "", "outcome", {"receipts": encode_receipts(signed)}, "", None)
+            for n, signed in enumerate([receipts(), receipts(2, NAMES[:2], 2, NAMES[:2])], start=1)
+        ),
+    ]
+    counts = receipt_counts(outcomes)
+    assert counts == {"anna": 2, "ben": 2, "carl": 1, "dora": 1}
+    again = receipts(round_=3, participation=2)
+    assert problems(again, round_=3, booked=3) == []
+    goes_on = ReceiptCheck("run", "plan", verifier, 3, last=dict(counts))
+    found = problems(again, round_=3, booked=3, checker=goes_on)
+    assert [text.split()[0] for text in found] == ["anna", "ben"], "both counted to two before"

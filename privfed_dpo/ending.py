@@ -1,0 +1,99 @@
+"""How a run ends: adapter saved, ledger closed, summary and report written, secrets removed.
+
+A draft of the summary is on the disk before the ledger's last line vouches for it, so that a crash
+between the two loses nothing: `complete_ending` goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from accounting import Ledger, read_ledger
+from privfed_dpo.assembly import Assembly
+from privfed_dpo.audit.run_audit import LANES_FILE
+from privfed_dpo.engine.federated import TrainingResult
+from privfed_dpo.model.saved_adapter import verify_saved_adapter
+from privfed_dpo.observe.evidence import closing_facts, file_sha256, vouched_for
+from privfed_dpo.observe.run_folder import (
+    ADAPTER_FOLDER,
+    CHECKPOINT_FOLDER,
+    LEDGER_FILE,
+    write_json_atomic,
+)
+from privfed_dpo.observe.run_summary import run_summary
+from privfed_dpo.report.page import write_report
+
+KEYS_FILE = "keys.secret"
+"""Signing keys of an unfinished simulated run; removed when it ends."""
+
+_DRAFT_FILE = "summary.json"
+_CHECKED_PAIRS = 4
+
+
+def end_run(
+    folder: Path, assembly: Assembly, ledger: Ledger, result: TrainingResult
+) -> dict[str, object]:
+    """Save and check the adapter, then close the ledger over everything the run leaves behind.
+
+    Args:
+        folder: the run folder; its metrics are written.
+        assembly: what was trained.
+        ledger: open, with every round booked.
+        result: how training ended.
+
+    Returns:
+        The content of `summary.json`. The caller announces it and then calls `leave_tidy`.
+
+    Raises:
+        ModelError: the saved adapter does not score as the trained one.
+    """
+    checkpoint = result.checkpoint
+    weights = checkpoint.state.weights.astype(np.float32)
+    assembly.adapter.write(weights)
+    target = folder / ADAPTER_FOLDER
+    assembly.adapter.save(target)
+    if checkpoint.lanes is not None:
+        np.savez(folder / LANES_FILE, allow_pickle=False, **checkpoint.lanes.arrays())
+    pairs = assembly.held_out.pairs if assembly.held_out else assembly.shards[0].pairs
+    verify_saved_adapter(target, assembly.adapter, pairs[:_CHECKED_PAIRS])
+    summary = run_summary(
+        plan=assembly.plan,
+        ledger=ledger,
+        result=result,
+        adapter_sha256=file_sha256(target / "adapter_model.safetensors"),
+        per_client=assembly.measure.per_client_accuracy(weights),
+    )
+    facts = {"reason": result.reason, **closing_facts(folder, summary)}
+    write_json_atomic(folder / CHECKPOINT_FOLDER / _DRAFT_FILE, summary)
+    summary["ledger_head"] = ledger.close(result.status, facts)
+    return summary
+
+
+def complete_ending(folder: Path) -> dict[str, object] | None:
+    """Finish what a crash after the ledger's last line left undone.
+
+    Args:
+        folder: a run folder whose ledger is closed.
+
+    Returns:
+        The content of `summary.json`, to be announced; None if nothing was left undone, or if the
+        draft is not what the ledger vouches for.
+    """
+    draft = folder / CHECKPOINT_FOLDER / _DRAFT_FILE
+    if not draft.is_file():
+        return None
+    summary: dict[str, object] = json.loads(draft.read_text(encoding="utf-8"))
+    last = read_ledger(folder / LEDGER_FILE).lines[-1]
+    if not vouched_for(summary, last.body["facts"]):
+        return None
+    return {**summary, "ledger_head": last.digest}
+
+
+def leave_tidy(folder: Path) -> None:
+    """Write the report and remove what only an unfinished run needs: its keys, last the draft."""
+    write_report(folder)
+    for name in (KEYS_FILE, _DRAFT_FILE):
+        (folder / CHECKPOINT_FOLDER / name).unlink(missing_ok=True)
