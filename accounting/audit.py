@@ -218,12 +218,15 @@ def gaussian_fit_bound(
     freedom = n + m - 2
     pooled = math.sqrt((inside.var(ddof=1) * (n - 1) + outside.var(ddof=1) * (m - 1)) / freedom)
     scale = math.sqrt(n * m / (n + m))
-    observed = float(inside.mean() - outside.mean()) / pooled * scale
+    apart = float(inside.mean() - outside.mean())
 
     def refuted(separation: float) -> bool:
+        if pooled == 0:  # no noise at all: every separation is refuted
+            return True
+        observed = apart / pooled * scale
         return float(stats.nct.sf(observed, freedom, separation * scale)) < 1 - confidence
 
-    separation = _largest(refuted) if observed > 0 else 0.0
+    separation = _largest(refuted) if apart > 0 else 0.0
     epsilon = gaussian_epsilon(separation, delta) if separation > 0 else 0.0
     return AuditBound("gaussian_fit", epsilon, delta, confidence, n + m, n + m)
 

@@ -38,6 +38,7 @@ def load_inputs(config: Config) -> Inputs:
         DataError: the data cannot be used; nothing was computed.
     """
     data = config.data
+    columns = data.columns.model_dump()
     task: SyntheticTask | None = None
     held_out: tuple[PreferencePair, ...] = ()
     if data.train == SYNTHETIC:
@@ -50,9 +51,9 @@ def load_inputs(config: Config) -> Inputs:
         )
         pairs, held_out = task.train, task.evaluation
     else:
-        pairs = load_preferences(data.train, split=data.train_split)
+        pairs = load_preferences(data.train, split=data.train_split, columns=columns)
     if data.eval is not None:
-        held_out = load_preferences(data.eval, split=data.eval_split)
+        held_out = load_preferences(data.eval, split=data.eval_split, columns=columns)
     partition = partition_pairs(
         pairs,
         kind=data.partition,

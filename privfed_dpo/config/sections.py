@@ -45,6 +45,16 @@ class RunConfig(_Section):
     )
 
 
+class ColumnsConfig(_Section):
+    """Names of the data's columns, where they are not these."""
+
+    prompt: str = Field("prompt", description="text or messages before the completions")
+    chosen: str = Field("chosen", description="the preferred completion")
+    rejected: str = Field("rejected", description="the other completion")
+    user: str = Field("user", description="who judged; needed by the natural partition")
+    topic: str = Field("topic", description="subject; needed by the dirichlet partition")
+
+
 class DataConfig(_Section):
     """Preference data and how it is spread over clients."""
 
@@ -89,6 +99,7 @@ class DataConfig(_Section):
     heterogeneity: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
         0.15, description="synthetic task: probability that a user flips one of the tastes"
     )
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
 
 
 class AdapterConfig(_Section):
@@ -99,7 +110,7 @@ class AdapterConfig(_Section):
         None, description="LoRA scale numerator; null is twice the rank"
     )
     target_modules: tuple[str, ...] | Literal["auto"] = Field(
-        "auto", description="module names to adapt; auto is the attention projections"
+        "auto", description="module names to adapt; auto is the query and value projections"
     )
     freeze_a: bool = Field(
         False, description="train only B (FFA-LoRA); averaging adapters is then exact"

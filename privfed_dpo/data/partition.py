@@ -176,6 +176,11 @@ def _check_arguments(
         raise DataError(f"partition '{kind}' needs the number of clients")
     if clients is not None and clients < 1:
         raise DataError(f"the number of clients must be at least 1, not {clients}")
+    if kind in ("iid", "opposed") and clients is not None and clients * min_pairs > len(pairs):
+        raise DataError(
+            f"{len(pairs)} pairs cannot be dealt to {clients} clients with {min_pairs} each",
+            advice="Ask for fewer clients or lower the floor.",
+        )
     if min_pairs < 1:
         raise DataError(f"the floor of pairs per client must be at least 1, not {min_pairs}")
     if max_pairs is not None and max_pairs < min_pairs:
@@ -200,7 +205,8 @@ def _by_label(
     if missing:
         raise DataError(
             f"{missing} of {len(pairs)} pairs have no '{label}'",
-            advice=f"Name the column that holds the {label}, or use the partition 'iid'.",
+            advice=f"Name the column that holds it (data.columns.{label}), or use the partition "
+            "'iid'.",
         )
     return dict(groups)
 

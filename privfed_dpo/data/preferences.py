@@ -100,5 +100,5 @@ def _bad_rows(source: str, problems: list[str], *, bad_rows: int, rows: int) -> 
         source=source,
         advice="Rows need 'prompt', 'chosen' and 'rejected' as text or as message lists "
         "(the prompt may be the shared beginning of the other two). "
-        "Other column names can be mapped.",
+        "Columns of other names are named by data.columns.",
     )

@@ -1,5 +1,6 @@
 """Mistakes on the command line: exit code 2, sentences, no traceback."""
 
+import json
 import re
 
 import pytest
@@ -116,6 +117,21 @@ def test_bad_rows_are_named_by_their_lines(run, home, tmp_path):
         "row 4: column 'chosen' is missing (columns present: prompt, rejected, topic, user)",
         "row 5: not JSON",
     )
+
+
+def test_columns_of_other_names_are_named_in_the_config(run, home, tmp_path):
+    named = {"prompt": "question", "chosen": "better", "rejected": "worse", "user": "worker"}
+    rows = [
+        {named.get(key, key): value for key, value in row.items()}
+        for row in files.preference_rows(users=5, per_user=4)
+    ]
+    path = files.write_jsonl(tmp_path / "pairs.jsonl", rows)
+    told = own_data(home, f"data.train={path}")
+    run("plan", *told).refused("column 'chosen' is missing", "named by data.columns")
+    names = [f"data.columns.{key}={name}" for key, name in named.items()]
+    ended = run("plan", *told, *names, "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["pairs_total"] == 20
 
 
 def test_no_such_model(run, home, tmp_path):

@@ -168,6 +168,11 @@ def test_scores_without_signal_give_nothing():
     assert rates_bound([0.0] * 20, [1.0] * 20, [0.5], DELTA, gaussian=True).epsilon == 0.0
 
 
+def test_scores_without_noise_leave_no_privacy():
+    assert gaussian_fit_bound([2.0, 2.0, 2.0], [1.0, 1.0], DELTA).epsilon > 100
+    assert gaussian_fit_bound([1.0, 1.0], [1.0, 1.0], DELTA).epsilon == 0.0
+
+
 def test_bad_scores_are_refused():
     for inside, outside in (([], [1.0]), ([math.nan], [1.0])):
         with pytest.raises(InvalidPrivacyParameter):

@@ -105,6 +105,7 @@ def test_opposed_flips_the_last_clients_and_says_so():
     [
         ({"kind": "iid"}, "needs the number of clients"),
         ({"kind": "iid", "clients": 0}, "at least 1, not 0"),
+        ({"kind": "iid", "clients": 1000}, "cannot be dealt to 1000 clients"),
         ({"kind": "sorted", "clients": 2}, "unknown partition 'sorted'"),
         ({"kind": "natural", "min_pairs": 0}, "floor of pairs per client must be at least 1"),
         ({"kind": "natural", "min_pairs": 5, "max_pairs": 4}, "cap of 4 pairs lies below"),
