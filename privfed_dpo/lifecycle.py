@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit, read_ledger
+from accounting import Adjacency, Ledger, LedgerHeader, read_ledger
 from accounting.canonical import JSON
 from accounting.receipts import receipt_counts
 from privfed_dpo.assembly import Assembly, assemble, plan_only
@@ -306,7 +306,7 @@ def _header(assembly: Assembly, run_id: bytes, folder: Path, enrolment: Enrolmen
         run_id=run_id.hex(),
         plan_hash=assembly.plan.plan_hash,
         config_hash=_config_hash(folder),
-        unit=PrivacyUnit.PAIR,
+        unit=assembly.plan.schedule.unit,
         adjacency=Adjacency.ZERO_OUT,
         budget=assembly.plan.budget,
         schedule=assembly.plan.schedule,

@@ -12,7 +12,7 @@ def impossible_combinations(config: Config) -> tuple[str, ...]:
 
 def _privacy(config: Config) -> list[str]:
     privacy = config.privacy
-    problems: list[str] = []
+    problems = _user(config)
     if privacy.mode == "none":
         return problems
     if privacy.target_epsilon is None and privacy.noise_multiplier is None:
@@ -20,7 +20,7 @@ def _privacy(config: Config) -> list[str]:
             f"privacy.mode={privacy.mode} needs privacy.target_epsilon (the noise is then "
             "calibrated) or privacy.noise_multiplier"
         )
-    if privacy.max_grad_norm is None:
+    if privacy.max_grad_norm is None and privacy.mode != "user":
         problems.append(
             f"privacy.mode={privacy.mode} needs privacy.max_grad_norm: without a clip bound "
             "no noise is enough"
@@ -30,10 +30,29 @@ def _privacy(config: Config) -> list[str]:
             "privacy.mode=distributed takes federation.local_steps=1: noise shares do not add "
             "up across local steps; use privacy.mode=local for several steps"
         )
-    if privacy.mode == "distributed" and not config.secure_agg.enabled:
+    if privacy.mode in ("distributed", "user") and not config.secure_agg.enabled:
         problems.append(
-            "privacy.mode=distributed needs secure_agg.enabled=true: a client's share of noise "
+            f"privacy.mode={privacy.mode} needs secure_agg.enabled=true: a client's share of noise "
             "protects nothing if its message is seen alone; use privacy.mode=local without it"
+        )
+    return problems
+
+
+def _user(config: Config) -> list[str]:
+    mode, bound = config.privacy.mode, config.privacy.max_update_norm
+    if mode != "user":
+        unused = "privacy.max_update_norm bounds the updates of privacy.mode=user; set it to null"
+        return [] if bound is None else [unused]
+    problems: list[str] = []
+    if bound is None:
+        problems.append(
+            "privacy.mode=user needs privacy.max_update_norm: without a bound on a client's update "
+            "no noise is enough"
+        )
+    if config.evaluation.audit_pairs:
+        problems.append(
+            "evaluation.audit_pairs tests what is promised to one pair; privacy.mode=user promises "
+            "to hide whether a whole client is there; set it to 0"
         )
     return problems
 

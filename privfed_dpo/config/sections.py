@@ -17,7 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
-Mode = Literal["distributed", "local", "none"]
+Mode = Literal["distributed", "local", "user", "none"]
 
 
 class _Section(BaseModel):
@@ -162,24 +162,35 @@ class PrivacyConfig(_Section):
     mode: Mode = Field(
         "distributed",
         description="distributed: noise shares, only the sum is seen; local: full noise at each "
-        "client; none: no privacy, a baseline",
+        "client; user: noise shares for a client's whole update, so that everything of one user is "
+        "protected at once; none: no privacy, a baseline",
     )
     target_epsilon: PositiveFloat | None = Field(
         None, description="certified epsilon the run may spend; null if the noise is given"
     )
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
-        None, description="null is min(1e-5, N^-1.1) for N training pairs"
+        None,
+        description="null is min(1e-5, N^-1.1) for N training pairs, or N users in user mode",
     )
     noise_multiplier: PositiveFloat | None = Field(
         None,
-        description="noise standard deviation on the sum over max_grad_norm; null calibrates it "
-        "to target_epsilon",
+        description="noise standard deviation on the sum over max_grad_norm (user mode: over "
+        "max_update_norm); null calibrates it to target_epsilon",
     )
     max_grad_norm: PositiveFloat | None = Field(
-        0.1, description="clip bound on the gradient of one pair (L2); null only without privacy"
+        0.1,
+        description="clip bound on the gradient of one pair (L2); null only without privacy, or in "
+        "user mode",
+    )
+    max_update_norm: PositiveFloat | None = Field(
+        None,
+        description="user mode: clip bound on what all local steps of a client in one round change "
+        "in the adapter together (L2)",
     )
     sample_rate: Share = Field(
-        0.2, description="probability with which each pair joins a step (Poisson sampling)"
+        0.2,
+        description="probability with which each pair joins a step (Poisson sampling); it "
+        "amplifies nothing in user mode",
     )
     dropout_tolerance: NonNegativeInt = Field(
         0, description="clients of a cohort that may vanish without weakening the promise"

@@ -148,6 +148,11 @@ class FederatedClient:
                 f"round {round_number} was asked after round {self._last_round}: a client answers "
                 "each round once"
             )
+        if self._participations >= self._plan.participations:
+            raise ClientRefused(
+                f"this client took part in {self._participations} rounds, and the plan allows no "
+                "more"
+            )
         if start.plan_hash != bytes.fromhex(self._plan.plan_hash):
             raise ClientRefused("the coordinator follows another plan than this client")
         cohort = start.cohort

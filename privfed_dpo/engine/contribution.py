@@ -79,15 +79,29 @@ class Contributor:
             StreamReused: the round was already computed by this client object.
 
         Guarantee: in distributed mode the result carries this client's noise share, in local mode
-            every step carried the client's full noise. An empty batch gives noise alone.
+            every step carried the client's full noise. An empty batch gives noise alone. In user
+            mode the result is one vector of integer norm at most the plan's sensitivity, whatever
+            the client's pairs are, and its noise share; an update that is not finite counts as
+            zero, and nobody else learns of it.
         """
+        label = f"round-{round_number}"
         if self.plan.sums_gradients:
             self.source.load(weights)
-            return self._noisy_gradient_sum(f"round-{round_number}")
-        return self._update(round_number, weights)
+            return self._noisy_gradient_sum(label)
+        change, drift = self._local_training(label, weights)
+        clipper = self.plan.update_clipper()
+        if clipper is not None:
+            clipped = clipper.clip(torch.from_numpy(change)[None]).total
+            return self._with_noise(clipped, label)
+        vector = np.append(change, drift)
+        steps, _ = self.plan.grid().encode_bounded(vector, self.plan.update_limit)
+        return steps
 
     def _noisy_gradient_sum(self, label: str) -> Steps:
-        """Sample, clip each pair, truncate, sum and add noise; all in integers."""
+        return self._with_noise(self._gradient_sum(label), label)
+
+    def _gradient_sum(self, label: str) -> Steps:
+        """Sample, clip each pair, truncate and sum; all in integers, without noise."""
         clipper = self.plan.clipper()
         if clipper is None:
             raise ValueError("a gradient sum needs a clip bound")
@@ -97,6 +111,9 @@ class Contributor:
         steps = total.total
         if self.plan.audit_lanes:
             steps = np.append(steps, self._lane_sum(clipper, label))
+        return steps
+
+    def _with_noise(self, steps: Steps, label: str) -> Steps:
         noise = self.plan.share_noise()
         if noise is None:
             return steps
@@ -118,25 +135,25 @@ class Contributor:
             pairs = [self.shard.pairs[i] for i in batch]
             yield from self.source.pair_gradients(pairs, self.shard.reference[batch])
 
-    def _update(self, round_number: int, start: npt.NDArray[np.float32]) -> Steps:
-        """Take local steps; the vector is the change, and behind it the drift of the iterates."""
+    def _local_training(self, label: str, start: npt.NDArray[np.float32]) -> tuple[Reals, float]:
+        """Take local steps; return the change, shape [d], and the mean drift of the iterates."""
         origin = start.astype(np.float64)
         weights = origin.copy()
         drift = 0.0
         rate = float(str(self.plan.objective["local_learning_rate"]))
-        for step in range(self.plan.local_steps):
-            self.source.load(weights.astype(np.float32))
-            weights -= rate * self._mean_gradient(f"round-{round_number}/step-{step}")
-            drift += float(((weights - origin) ** 2).sum()) / self.plan.local_steps
-        vector = np.append(weights - origin, drift)
-        steps, _ = self.plan.grid().encode_bounded(vector, self.plan.update_limit)
-        return steps
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step in range(self.plan.local_steps):
+                self.source.load(weights.astype(np.float32))
+                weights -= rate * self._mean_gradient(f"{label}/step-{step}")
+                drift += float(((weights - origin) ** 2).sum()) / self.plan.local_steps
+        return weights - origin, drift
 
     def _mean_gradient(self, label: str) -> Reals:
         """One step's gradient over the public divisor q * n_i, noisy in local mode."""
         divisor = self.plan.expected_client_pairs(self.client)
         if self.plan.clipper() is not None:
-            steps = self._noisy_gradient_sum(label)
+            in_user_mode = self.plan.update_clipper() is not None
+            steps = self._gradient_sum(label) if in_user_mode else self._noisy_gradient_sum(label)
             return steps / (self.plan.gradient_steps_per_unit() * divisor)
         total = np.zeros(self.plan.facts.dimension)
         for rows in self._sampled_gradients(label):

@@ -170,6 +170,8 @@ class FederatedTraining:
         units = self._units(result)[: self.plan.facts.dimension]
         if self.plan.sums_gradients:
             return units / self.plan.expected_batch_pairs
+        if self.plan.user_updates is not None:
+            return -units / self.plan.cohort
         return -units / len(result.survivors)
 
     def _lanes(self, checkpoint: Checkpoint, number: int, result: RoundResult) -> LaneRecord | None:
@@ -199,7 +201,11 @@ class FederatedTraining:
         due = number % self.measure_every == 0 or number == self.plan.rounds
         measured = self.measure(state.weights.astype(np.float32)) if due else {}
         drift = None
-        if result.total is not None and not self.plan.sums_gradients and self.plan.local_steps > 1:
+        if (
+            result.total is not None
+            and self.plan.ring.carries_updates
+            and self.plan.local_steps > 1
+        ):
             drift = float(self._units(result)[-1]) / len(result.survivors)
         return MetricsRow(
             round=number,

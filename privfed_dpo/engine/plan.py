@@ -22,7 +22,7 @@ from accounting import (
     ReleaseSchedule,
     encode_schedule,
 )
-from privfed_dpo.engine.sizing import UPDATE_LIMIT, RingSizing
+from privfed_dpo.engine.sizing import OWN_NOISE_SENSITIVITY_STEPS, UPDATE_LIMIT, RingSizing
 from privfed_dpo.mechanism.clip import PairClipper
 from privfed_dpo.mechanism.grid import Grid
 from privfed_dpo.mechanism.noise import DiscreteGaussian
@@ -61,6 +61,19 @@ class PublicFacts:
         return sum(self.client_pairs)
 
 
+@dataclass(frozen=True, slots=True)
+class UserUpdates:
+    """How a client makes its one update of a round in user mode; nothing of it amplifies.
+
+    Attributes:
+        max_update_norm: L2 bound on the whole update, in units of the weights.
+        sample_rate: probability with which a pair joins a local step.
+    """
+
+    max_update_norm: float
+    sample_rate: float
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """What a run does, with its promises proved. Build it with `make_plan`.
@@ -73,7 +86,7 @@ class RunPlan:
         cohort: clients invited to a round.
         participations: most rounds any one client is invited to.
         local_steps: gradient steps at a client in a round.
-        max_grad_norm: clip bound C on one pair's gradient; None only without privacy.
+        max_grad_norm: clip bound C on one pair's gradient; None only without privacy or for users.
         ring: grid, ring and headroom of the secure sum.
         dropout_tolerance: drop-outs of a round that cost no privacy.
         colluders: clients assumed to help the server.
@@ -83,6 +96,7 @@ class RunPlan:
         objective: public settings of loss and optimizers, part of the plan's hash.
         micro_batch_pairs: pair gradients held in memory at once; it changes no result.
         epsilons: certified cost of the whole run, for each adversary.
+        user_updates: how updates are made in user mode; None in the others.
     """
 
     facts: PublicFacts
@@ -102,6 +116,7 @@ class RunPlan:
     objective: Mapping[str, object]
     micro_batch_pairs: int
     epsilons: Mapping[Adversary, EpsilonPair]
+    user_updates: UserUpdates | None = None
 
     @property
     def mode(self) -> Mode:
@@ -111,7 +126,13 @@ class RunPlan:
     @property
     def sums_gradients(self) -> bool:
         """True if clients send integer gradient sums, False if they send updates of their own."""
-        return self.ring.clipper_steps is not None and not self.ring.carries_updates
+        clipped = self.ring.clipper_steps is not None and not self.ring.carries_updates
+        return clipped and self.user_updates is None
+
+    @property
+    def sample_rate(self) -> float:
+        """Probability with which a pair joins a step; the accountant books it, but for users."""
+        return self.user_updates.sample_rate if self.user_updates else self.schedule.sample_rate
 
     @property
     def secure_aggregation(self) -> bool:
@@ -139,7 +160,7 @@ class RunPlan:
     def expected_batch_pairs(self) -> float:
         """The public divisor of a round's gradient sum: q * S * (mean pairs of a client)."""
         mean_pairs = self.facts.pairs_total / len(self.facts.client_pairs)
-        return self.schedule.sample_rate * self.cohort * mean_pairs
+        return self.sample_rate * self.cohort * mean_pairs
 
     @property
     def vector_length(self) -> int:
@@ -161,17 +182,27 @@ class RunPlan:
 
     def expected_client_pairs(self, client: int) -> float:
         """The public divisor of one client's own step: q times the pairs it holds."""
-        return self.schedule.sample_rate * self.facts.client_pairs[client]
+        return self.sample_rate * self.facts.client_pairs[client]
 
     def sampler(self) -> PoissonSampler:
         """The sampler whose rate the accountant books."""
-        return PoissonSampler(self.schedule.sample_rate)
+        return PoissonSampler(self.sample_rate)
 
     def clipper(self) -> PairClipper | None:
-        """The clipper whose sensitivity the noise is scaled to; None if nothing is clipped."""
-        if self.max_grad_norm is None or self.ring.clipper_steps is None:
+        """The clipper of pair gradients, None if they are not clipped.
+
+        The noise is scaled to its sensitivity; in user mode, to that of `update_clipper`.
+        """
+        steps = OWN_NOISE_SENSITIVITY_STEPS if self.user_updates else self.ring.clipper_steps
+        if self.max_grad_norm is None or steps is None:
             return None
-        return PairClipper(self.max_grad_norm, self.ring.clipper_steps)
+        return PairClipper(self.max_grad_norm, steps)
+
+    def update_clipper(self) -> PairClipper | None:
+        """The clipper of a client's whole update, one row, in user mode; else None."""
+        if self.user_updates is None or self.ring.clipper_steps is None:
+            return None
+        return PairClipper(self.user_updates.max_update_norm, self.ring.clipper_steps)
 
     def gradient_steps_per_unit(self) -> float:
         """Grid steps in one unit of gradient, for sums of clipped gradients."""
@@ -188,6 +219,9 @@ class RunPlan:
         """The grid of the secure sum."""
         if self.ring.carries_updates:
             return Grid(self.ring.update_steps_per_unit, self.ring.bits)
+        updates = self.update_clipper()
+        if updates is not None:
+            return Grid(updates.sensitivity_steps / updates.max_grad_norm, self.ring.bits)
         return Grid(self.gradient_steps_per_unit(), self.ring.bits)
 
     def protocol_params(self, round_id: bytes, roster: Mapping[int, bytes]) -> ProtocolParams:
@@ -217,7 +251,7 @@ class RunPlan:
         noise = self.noise
         return {
             "mode": self.mode.value,
-            "unit": "pair",
+            "unit": self.schedule.unit.value,
             "adjacency": "zero_out",
             "clients": len(self.facts.client_names),
             "client_names_sha256": _digest(list(self.facts.client_names)),
@@ -229,7 +263,7 @@ class RunPlan:
             "cohort": self.cohort,
             "participations": self.participations,
             "local_steps": self.local_steps,
-            "sample_rate": self.schedule.sample_rate,
+            "sample_rate": self.sample_rate,
             "expected_batch_pairs": self.expected_batch_pairs,
             "target_epsilon": self.budget.epsilon if self.budget else None,
             "delta": self.delta,
@@ -240,6 +274,7 @@ class RunPlan:
             "noise_multiplier": noise.noise_multiplier if noise else None,
             "share_noise_multiplier": noise.share_noise_multiplier if noise else None,
             "max_grad_norm": self.max_grad_norm,
+            "max_update_norm": self.user_updates.max_update_norm if self.user_updates else None,
             "sensitivity_steps": self.ring.clipper_steps,
             "share_stddev_steps": noise.share_stddev_steps if noise else None,
             "slack_epsilon": noise.slack_epsilon if noise else 0.0,

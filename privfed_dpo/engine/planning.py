@@ -19,7 +19,7 @@ from accounting import (
 )
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort import participation_bound
-from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.plan import PublicFacts, RunPlan, UserUpdates
 from privfed_dpo.engine.sizing import RingSizing, size_gradient_sums, size_updates
 from privfed_dpo.errors import PlanRefused
 from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
@@ -61,7 +61,8 @@ class _Planner:
             rounds=config.federation.rounds, clients=self.clients, cohort=self.cohort
         )
         self.local_steps = config.federation.local_steps
-        self.delta = config.privacy.delta or default_delta(max(2, facts.pairs_total))
+        records = self.clients if self.mode is Mode.USER else facts.pairs_total
+        self.delta = config.privacy.delta or default_delta(max(2, records))
         self.sends_updates = self.mode is Mode.LOCAL or (
             self.mode is Mode.NONE
             and (self.local_steps > 1 or config.privacy.max_grad_norm is None)
@@ -81,8 +82,7 @@ class _Planner:
                 ) from error
             raise PlanRefused(
                 f"no noise meets epsilon {config.privacy.target_epsilon} at delta {self.delta:g} "
-                f"with {self.facts.pairs_total} pairs, sample_rate {config.privacy.sample_rate:g} "
-                f"and {self.participations} rounds per client: {error}",
+                f"with {self._records()} and {self.participations} rounds per client: {error}",
                 advice="Raise privacy.target_epsilon, or lower privacy.sample_rate or "
                 "federation.rounds.",
             ) from error
@@ -106,7 +106,20 @@ class _Planner:
             objective=self._objective(),
             micro_batch_pairs=config.dpo.micro_batch_pairs,
             epsilons=epsilons,
+            user_updates=self._user_updates(),
         )
+
+    def _user_updates(self) -> UserUpdates | None:
+        privacy = self.config.privacy
+        if self.mode is not Mode.USER or privacy.max_update_norm is None:
+            return None
+        return UserUpdates(privacy.max_update_norm, privacy.sample_rate)
+
+    def _records(self) -> str:
+        if self.mode is Mode.USER:
+            return f"{self.clients} users"
+        rate = self.config.privacy.sample_rate
+        return f"{self.facts.pairs_total} pairs, sample_rate {rate:g}"
 
     def _check_cohort(self) -> None:
         tolerance, colluders = self.config.privacy.dropout_tolerance, self.config.privacy.colluders
@@ -187,7 +200,7 @@ class _Planner:
 
     def _with_noise(self, noise_multiplier: float) -> tuple[ReleaseSchedule, RingSizing]:
         ring = self._ring(noise_multiplier)
-        shared = self.mode is Mode.DISTRIBUTED
+        shared = self.mode in {Mode.DISTRIBUTED, Mode.USER}
         noise = GridNoise(
             noise_multiplier=noise_multiplier,
             sensitivity_steps=float(ring.clipper_steps or 0),
@@ -195,7 +208,7 @@ class _Planner:
             dropout_tolerance=self._missing_shares() if shared else 0,
             colluders=self.config.privacy.colluders if shared else 0,
             dimension=self.facts.dimension + self.config.evaluation.audit_lanes,
-            releases=self.participations * self.local_steps,
+            releases=self.participations * (1 if shared else self.local_steps),
             sampler_relative_error=SAMPLER_RELATIVE_ERROR,
         )
         return self._release(noise), ring
@@ -203,7 +216,7 @@ class _Planner:
     def _release(self, noise: GridNoise | None) -> ReleaseSchedule:
         return ReleaseSchedule(
             mode=self.mode,
-            sample_rate=self.config.privacy.sample_rate,
+            sample_rate=1.0 if self.mode is Mode.USER else self.config.privacy.sample_rate,
             noise=noise,
             participations=self.participations,
             local_steps=self.local_steps,
@@ -217,7 +230,7 @@ class _Planner:
         honest = self.cohort - self._missing_shares() - self.config.privacy.colluders
         largest = sorted(self.facts.client_pairs, reverse=True)[: self.cohort]
         return size_gradient_sums(
-            largest_cohort_pairs=sum(largest),
+            largest_cohort_pairs=self.cohort if self.mode is Mode.USER else sum(largest),
             cohort=self.cohort,
             total_noise_multiplier=noise_multiplier * math.sqrt(self.cohort / max(1, honest)),
             dimension=self.facts.dimension,

@@ -25,8 +25,10 @@ class RingSizing:
 
     Attributes:
         bits: ring size of the secure sum.
-        clipper_steps: L2 bound of one clipped pair in grid steps; None if nothing is clipped.
-        carries_updates: True if clients send their own updates, False for gradient sums.
+        clipper_steps: L2 bound of one clipped pair in grid steps, in user mode of one clipped
+            update; None if nothing is clipped.
+        carries_updates: True if clients send updates that only their own steps protect, False if
+            the sum is one of clipped records.
         update_steps_per_unit: grid of those updates; 0 for gradient sums.
     """
 

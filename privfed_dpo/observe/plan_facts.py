@@ -110,6 +110,7 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("noise multiplier of the sum", _number(plan, "noise_multiplier")),
                 ("noise multiplier of one share", _number(plan, "share_noise_multiplier")),
                 ("norm bound of a pair's gradient", _number(plan, "max_grad_norm")),
+                ("norm bound of a user's update", _number(plan, "max_update_norm")),
             ),
         ),
         PlanSection(

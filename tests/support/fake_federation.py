@@ -50,12 +50,21 @@ class FakeGradients:
             yield torch.from_numpy(np.array(rows[start : start + 3]) - self.weights)
 
 
-def fake_plan(*overrides: str, clients: int = 8, pairs: int = 10) -> RunPlan:
+class NullGradients(FakeGradients):
+    """Pairs that teach nothing: what is summed is noise alone."""
+
+    def pair_gradients(self, pairs, reference) -> Iterator[torch.Tensor]:
+        yield torch.zeros(len(pairs), self.weights.size)
+
+
+def fake_plan(
+    *overrides: str, clients: int = 8, pairs: int = 10, dimension: int = DIMENSION
+) -> RunPlan:
     """The plan of a fake federation; overrides as on the command line."""
     facts = PublicFacts(
         client_names=tuple(f"client-{i}" for i in range(clients)),
         client_pairs=(pairs,) * clients,
-        dimension=DIMENSION,
+        dimension=dimension,
         model_fingerprint="fake",
         model_bytes=0,
     )
@@ -63,7 +72,7 @@ def fake_plan(*overrides: str, clients: int = 8, pairs: int = 10) -> RunPlan:
 
 
 def fake_clients(
-    plan: RunPlan, seed: str = "fake"
+    plan: RunPlan, seed: str = "fake", source: type[FakeGradients] = FakeGradients
 ) -> tuple[dict[int, FederatedClient], dict[int, bytes]]:
     """All clients of the plan with deterministic keys, and their roster."""
     entropy = counted_entropy(seed)
@@ -77,7 +86,7 @@ def fake_clients(
             plan=plan,
             client=number,
             shard=PrivateShard(pairs, np.zeros((len(pairs), 2), dtype=np.float32)),
-            source=FakeGradients(),
+            source=source(),
             issuer=StreamIssuer(counted_entropy(f"{seed}/noise/{number}")),
         )
         clients[number] = FederatedClient(
