@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from privfed_dpo.audit.pair_canaries import PairCanaries, PairCoins, canary_slots, write_canaries
 from privfed_dpo.config import Config
-from privfed_dpo.data.synthetic import SyntheticTask
 from privfed_dpo.data.tokenize import TokenizedPair, tokenize_pairs
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
@@ -28,11 +25,18 @@ from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import DataError
 from privfed_dpo.inputs import Inputs, load_inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
-from privfed_dpo.model.adapters import Adapter, AdapterSpec
+from privfed_dpo.model.adapters import Adapter
 from privfed_dpo.model.eligibility import position_limit
-from privfed_dpo.model.loading import LoadedModel, ModelSpec, empty_model, load_model
-from privfed_dpo.model.tiny import TINY_LLAMA
-from privfed_dpo.model.warmup import warm_up
+from privfed_dpo.model.loading import LoadedModel, empty_model
+from privfed_dpo.policy import (
+    AdapterGradients,
+    adapter_spec,
+    base_bytes,
+    cache_folder,
+    load_base,
+    make_gradients,
+    model_spec,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,34 +113,15 @@ class Assembly:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterGradients:
-    """The model as the engine sees it; shared by all clients of one process."""
-
-    adapter: Adapter
-    gradients: PairGradients
-
-    def load(self, weights: npt.NDArray[np.float32]) -> None:
-        """Put a flat adapter into the model."""
-        self.adapter.write(weights)
-
-    def pair_gradients(
-        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.float32]
-    ) -> Iterator[torch.Tensor]:
-        """Yield raw pair gradients, one row per pair."""
-        return self.gradients(pairs, reference)
-
-
 def plan_only(config: Config, inputs: Inputs) -> RunPlan:
     """Make the plan without loading weights: only the model's configuration is read.
 
     Raises:
         PlanRefused, ModelError: see `make_plan` and `empty_model`.
     """
-    base = empty_model(_model_spec(config))
-    weights = sum(parameter.numel() for parameter in base.parameters())
-    width = {"float32": 4, "bfloat16": 2, "float16": 2}[config.model.dtype]
-    adapter = Adapter.attach(base, _adapter_spec(config))
+    base = empty_model(model_spec(config))
+    model_bytes = base_bytes(config, base)
+    adapter = Adapter.attach(base, adapter_spec(config))
     held = [len(shard.pairs) for shard in inputs.partition.shards]
     slots = canary_slots(config.evaluation.audit_pairs, len(held))
     facts = PublicFacts(
@@ -144,7 +129,7 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
         client_pairs=tuple(pairs + slot for pairs, slot in zip(held, slots, strict=True)),
         dimension=adapter.dimension,
         model_fingerprint="",
-        model_bytes=weights * width,
+        model_bytes=model_bytes,
     )
     return make_plan(config, facts)
 
@@ -167,24 +152,18 @@ def assemble(
     plan = plan_only(config, inputs)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    loaded = _load_base(config, inputs.task, base_folder)
+    loaded = load_base(config, inputs.task, base_folder)
     plan = replace(plan, facts=replace(plan.facts, model_fingerprint=loaded.fingerprint))
-    adapter = Adapter.attach(loaded, _adapter_spec(config))
+    adapter = Adapter.attach(loaded, adapter_spec(config))
     limit = position_limit(loaded.model)
     max_length = min(config.data.max_length, limit or config.data.max_length)
-    gradients = PairGradients(
-        adapter,
-        loss=config.dpo.loss,
-        beta=config.dpo.beta,
-        label_smoothing=config.dpo.label_smoothing,
-        form=config.dpo.form,
-        micro_batch_pairs=config.dpo.micro_batch_pairs,
-    )
+    source = make_gradients(config, plan, adapter, max_length=max_length)
+    gradients = source.gradients
     reference = ReferenceLogprobs(
         adapter,
         fingerprint=loaded.fingerprint,
         cache_dir=cache_folder(config) / "reference",
-        micro_batch_pairs=config.dpo.micro_batch_pairs,
+        micro_batch_pairs=gradients.micro_batch_pairs,
         scorer=gradients.scorer,
     )
     canaries = _canaries(config, plan, loaded, max_length, coins)
@@ -204,7 +183,7 @@ def assemble(
             PrivateShard(pairs=shard, reference=scored[start:stop])
             for shard, start, stop in zip(shards, bounds[:-1], bounds[1:], strict=True)
         ),
-        source=AdapterGradients(adapter, gradients),
+        source=source,
         measure=HeldOutMeasure(gradients, held_out, max_grad_norm=plan.max_grad_norm),
         held_out=held_out,
         data_fingerprint=_fingerprint(shards, held_out),
@@ -214,37 +193,6 @@ def assemble(
             for pairs in inputs.held_back
         ),
     )
-
-
-def cache_folder(config: Config) -> Path:
-    """Where warmed-up models and reference log-probabilities are kept between runs."""
-    if config.run.cache_dir is not None:
-        return Path(config.run.cache_dir)
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "privfed-dpo"
-
-
-def _load_base(config: Config, task: SyntheticTask | None, base_folder: Path | None) -> LoadedModel:
-    spec = _model_spec(config)
-    if task is None or spec.base != TINY_LLAMA:
-        return load_model(spec)
-    if base_folder is not None and (base_folder / "config.json").is_file():
-        return load_model(replace(spec, base=str(base_folder)))
-    loaded = load_model(spec, vocabulary=task.vocabulary)
-    texts = [loaded.tokenizer(text)["input_ids"] for text in task.warmup_texts]
-    end = loaded.tokenizer.eos_token_id
-    warm_up(
-        loaded,
-        [[*ids, end] for ids in texts],
-        steps=config.model.warmup_steps,
-        batch=config.model.warmup_batch,
-        learning_rate=config.model.warmup_learning_rate,
-        seed=config.run.seed,
-        cache_dir=cache_folder(config) / "warmup",
-    )
-    if base_folder is not None:
-        loaded.save(base_folder)
-    return loaded
 
 
 def _tokenized_shards(
@@ -293,28 +241,6 @@ def _held_out(
         reference=reference(pairs),
         users=tuple(pair.user or "" for pair in raw),
         gradient_pairs=min(config.evaluation.gradient_pairs, len(pairs)),
-    )
-
-
-def _model_spec(config: Config) -> ModelSpec:
-    model = config.model
-    return ModelSpec(
-        base=model.base,
-        revision=model.revision,
-        dtype=model.dtype,
-        device=model.device,
-        init_seed=config.run.seed,
-    )
-
-
-def _adapter_spec(config: Config) -> AdapterSpec:
-    adapter = config.model.adapter
-    return AdapterSpec(
-        rank=adapter.rank,
-        alpha=2.0 * adapter.rank if adapter.alpha is None else adapter.alpha,
-        target_modules=adapter.target_modules,
-        freeze_a=adapter.freeze_a,
-        init_seed=config.run.seed,
     )
 
 

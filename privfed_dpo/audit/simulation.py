@@ -27,6 +27,7 @@ from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.engine.contribution import Contributor, PrivateShard, Steps
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 
 Halves = npt.NDArray[np.float64]
@@ -57,6 +58,15 @@ class TableGradients:
         numbers = [pair.prompt[0] for pair in pairs]
         self.drawn.append(numbers)
         yield torch.from_numpy(self.rows(numbers))
+
+    def clipped_sum(
+        self,
+        pairs: Sequence[TokenizedPair],
+        reference: npt.NDArray[np.float32],
+        clipper: PairClipper,
+    ) -> ClippedSum:
+        """Clip and sum the rows."""
+        return clipper.clip_all(self.pair_gradients(pairs, reference), self.halves.shape[2])
 
     def rows(self, numbers: Sequence[int]) -> npt.NDArray[np.float64]:
         """Gradients of these pairs, shape [rows, d]."""

@@ -1,14 +1,12 @@
 """Typed, frozen, strict configuration: one YAML file, then overrides, all errors at once."""
 
 from privfed_dpo.config.loading import dump_config, load_config, parse_config
+from privfed_dpo.config.model_sections import AdapterConfig, DpoConfig, ModelConfig
 from privfed_dpo.config.sections import (
-    AdapterConfig,
     Config,
     DataConfig,
-    DpoConfig,
     EvaluationConfig,
     FederationConfig,
-    ModelConfig,
     PrivacyConfig,
     RunConfig,
     SecureAggConfig,

@@ -7,7 +7,7 @@ from privfed_dpo.config.sections import Config
 
 def impossible_combinations(config: Config) -> tuple[str, ...]:
     """Return one sentence for each contradiction in a field-wise valid config."""
-    return tuple(_privacy(config) + _federation(config) + _data(config))
+    return tuple(_privacy(config) + _federation(config) + _data(config) + _model(config))
 
 
 def _privacy(config: Config) -> list[str]:
@@ -93,11 +93,28 @@ def _data(config: Config) -> list[str]:
             "model.base=tiny-llama knows only the words of the embedded task; give a path or "
             "hub id in model.base for data of your own"
         )
-    if config.dpo.label_smoothing > 0.0 and config.dpo.loss not in ("sigmoid", "robust"):
+    return problems
+
+
+def _model(config: Config) -> list[str]:
+    dpo, adapter = config.dpo, config.model.adapter
+    problems: list[str] = []
+    if dpo.label_smoothing > 0.0 and dpo.loss not in ("sigmoid", "robust"):
         problems.append(
-            f"dpo.label_smoothing has no meaning for dpo.loss={config.dpo.loss}; use sigmoid "
-            "or robust"
+            f"dpo.label_smoothing has no meaning for dpo.loss={dpo.loss}; use sigmoid or robust"
         )
-    if config.dpo.loss == "robust" and config.dpo.label_smoothing == 0.0:
+    if dpo.loss == "robust" and dpo.label_smoothing == 0.0:
         problems.append("dpo.loss=robust needs dpo.label_smoothing above 0, the flip rate")
+    if dpo.target_margin > 0.0 and dpo.loss != "simpo":
+        problems.append(f"dpo.target_margin has no meaning for dpo.loss={dpo.loss}; use simpo")
+    if dpo.reference_free and dpo.loss == "ipo":
+        problems.append("dpo.loss=ipo is not defined with dpo.reference_free=true")
+    if dpo.micro_batch_pairs is None and dpo.memory_bytes is None:
+        problems.append("dpo.micro_batch_pairs=null needs dpo.memory_bytes, the room there is")
+    if adapter.full_weights and (adapter.freeze_a or adapter.rslora or adapter.rank_pattern):
+        problems.append(
+            "model.adapter.full_weights has no factors: leave freeze_a, rslora and rank_pattern out"
+        )
+    if config.model.quantization != "none" and config.model.base == "tiny-llama":
+        problems.append("model.quantization needs a checkpoint in model.base, not tiny-llama")
     return problems

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from privfed_dpo.config.combinations import impossible_combinations
-from privfed_dpo.config.sections import Config, subsection
+from privfed_dpo.config.section import subsection
+from privfed_dpo.config.sections import Config
 from privfed_dpo.errors import ConfigError
 
 

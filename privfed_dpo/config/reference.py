@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from privfed_dpo.config.sections import Config, subsection
+from privfed_dpo.config.section import subsection
+from privfed_dpo.config.sections import Config
 
 _WIDTH = 96
 

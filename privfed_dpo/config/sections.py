@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import Field
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+from privfed_dpo.config.model_sections import DpoConfig, ModelConfig
+from privfed_dpo.config.section import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Seed,
+    Share,
+)
 
 Mode = Literal["distributed", "local", "user", "none"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """Where a run lives and what its public randomness is."""
 
     dir: str | None = Field(
@@ -45,7 +44,7 @@ class RunConfig(_Section):
     )
 
 
-class ColumnsConfig(_Section):
+class ColumnsConfig(Section):
     """Names of the data's columns, where they are not these."""
 
     prompt: str = Field("prompt", description="text or messages before the completions")
@@ -55,7 +54,7 @@ class ColumnsConfig(_Section):
     topic: str = Field("topic", description="subject; needed by the dirichlet partition")
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Preference data and how it is spread over clients."""
 
     train: str = Field(
@@ -102,61 +101,7 @@ class DataConfig(_Section):
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
 
 
-class AdapterConfig(_Section):
-    """The low-rank adapter: the only thing that is trained and released."""
-
-    rank: PositiveInt = Field(8, description="LoRA rank")
-    alpha: PositiveFloat | None = Field(
-        None, description="LoRA scale numerator; null is twice the rank"
-    )
-    target_modules: tuple[str, ...] | Literal["auto"] = Field(
-        "auto", description="module names to adapt; auto is the query and value projections"
-    )
-    freeze_a: bool = Field(
-        False, description="train only B (FFA-LoRA); averaging adapters is then exact"
-    )
-
-
-class ModelConfig(_Section):
-    """The language model that is aligned."""
-
-    base: str = Field(
-        "tiny-llama", description="hub id, local path, or 'tiny-llama' built from a config"
-    )
-    revision: str | None = Field(None, description="hub revision")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="type of the frozen base weights"
-    )
-    device: str = Field("auto", description="auto takes a GPU where there is one, else cpu")
-    warmup_steps: NonNegativeInt = Field(
-        500, description="embedded task: supervised steps on public text before training"
-    )
-    warmup_batch: PositiveInt = Field(64, description="embedded task: texts per warm-up step")
-    warmup_learning_rate: PositiveFloat = Field(
-        3e-3, description="embedded task: learning rate of the warm-up"
-    )
-    adapter: AdapterConfig = Field(default_factory=AdapterConfig)
-
-
-class DpoConfig(_Section):
-    """The preference objective."""
-
-    beta: PositiveFloat = Field(0.1, description="strength of the pull to the reference model")
-    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = Field(
-        "sigmoid", description="loss on the reward margin"
-    )
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
-        0.0, description="assumed share of flipped labels (sigmoid and robust losses)"
-    )
-    micro_batch_pairs: PositiveInt = Field(
-        32, description="pairs in one forward and backward pass; changes memory, not results"
-    )
-    form: Literal["auto", "packed", "two_forward"] = Field(
-        "auto", description="one packed row per pair, or two forward passes; auto decides"
-    )
-
-
-class PrivacyConfig(_Section):
+class PrivacyConfig(Section):
     """What is promised, to whom, and who adds the noise."""
 
     mode: Mode = Field(
@@ -200,7 +145,7 @@ class PrivacyConfig(_Section):
     )
 
 
-class FederationConfig(_Section):
+class FederationConfig(Section):
     """Rounds, cohorts and the server's step."""
 
     rounds: PositiveInt = Field(40, description="training rounds")
@@ -222,7 +167,7 @@ class FederationConfig(_Section):
     )
 
 
-class SecureAggConfig(_Section):
+class SecureAggConfig(Section):
     """The secure-aggregation protocol and the faults of the simulated network."""
 
     enabled: bool = Field(
@@ -237,7 +182,7 @@ class SecureAggConfig(_Section):
     )
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """What is measured on held-out pairs, never on the clients' training data."""
 
     every: PositiveInt = Field(1, description="rounds between evaluations")
@@ -271,7 +216,7 @@ class EvaluationConfig(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """Everything a run is told; see `configs/reference.yaml` for every key."""
 
     run: RunConfig = Field(default_factory=RunConfig)
@@ -282,11 +227,3 @@ class Config(_Section):
     federation: FederationConfig = Field(default_factory=FederationConfig)
     secure_agg: SecureAggConfig = Field(default_factory=SecureAggConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-
-
-def subsection(field: FieldInfo | None) -> type[BaseModel] | None:
-    """Return the section a field holds, or None for a plain key."""
-    annotation: object = field.annotation if field else None
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None

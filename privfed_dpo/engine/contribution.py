@@ -13,7 +13,7 @@ import torch
 from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.engine.lanes import lane_sum
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.mechanism.clip import PairClipper
+from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.mechanism.keystream import StreamIssuer
 
 Steps = npt.NDArray[np.int64]
@@ -30,6 +30,14 @@ class GradientSource(Protocol):
         self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.float32]
     ) -> Iterator[torch.Tensor]:
         """Yield raw gradients in micro-batches, shape [b, d], one row per pair, in any order."""
+
+    def clipped_sum(
+        self,
+        pairs: Sequence[TokenizedPair],
+        reference: npt.NDArray[np.float32],
+        clipper: PairClipper,
+    ) -> ClippedSum:
+        """Sum the gradients, each clipped once and truncated, as `PairClipper.clip` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +113,7 @@ class Contributor:
         clipper = self.plan.clipper()
         if clipper is None:
             raise ValueError("a gradient sum needs a clip bound")
-        total = clipper.empty(self.plan.facts.dimension)
-        for rows in self._sampled_gradients(label):
-            total = total.plus(clipper.clip(rows))
-        steps = total.total
+        steps = self._clipped_sum(clipper, label).total
         if self.plan.audit_lanes:
             steps = np.append(steps, self._lane_sum(clipper, label))
         return steps
@@ -128,12 +133,16 @@ class Contributor:
             stream=self.issuer.issue(f"{label}/lanes"),
         )
 
-    def _sampled_gradients(self, label: str) -> Iterator[torch.Tensor]:
+    def _clipped_sum(self, clipper: PairClipper, label: str) -> ClippedSum:
+        pairs, reference = self._sample(label)
+        if not pairs:
+            return clipper.empty(self.plan.facts.dimension)
+        return self.source.clipped_sum(pairs, reference, clipper)
+
+    def _sample(self, label: str) -> tuple[list[TokenizedPair], npt.NDArray[np.float32]]:
         stream = self.issuer.issue(f"{label}/sample")
         batch = self.plan.sampler().draw(len(self.shard.pairs), stream)
-        if batch.size:
-            pairs = [self.shard.pairs[i] for i in batch]
-            yield from self.source.pair_gradients(pairs, self.shard.reference[batch])
+        return [self.shard.pairs[i] for i in batch], self.shard.reference[batch]
 
     def _local_training(self, label: str, start: npt.NDArray[np.float32]) -> tuple[Reals, float]:
         """Take local steps; return the change, shape [d], and the mean drift of the iterates."""
@@ -156,7 +165,8 @@ class Contributor:
             steps = self._gradient_sum(label) if in_user_mode else self._noisy_gradient_sum(label)
             return steps / (self.plan.gradient_steps_per_unit() * divisor)
         total = np.zeros(self.plan.facts.dimension)
-        for rows in self._sampled_gradients(label):
+        pairs, reference = self._sample(label)
+        for rows in self.source.pair_gradients(pairs, reference) if pairs else ():
             finite = torch.isfinite(rows).all(dim=1, keepdim=True)
             total += torch.where(finite, rows, 0.0).double().sum(dim=0).cpu().numpy()
         return total / divisor

@@ -98,8 +98,7 @@ class HeldOutMeasure:
             held_out.pairs,
             held_out.reference,
             beta=loss.beta,
-            loss=loss.kind,
-            label_smoothing=loss.label_smoothing,
+            loss=loss,
             micro_batch_pairs=self._gradients.micro_batch_pairs,
             scorer=self._gradients.scorer,
         )

@@ -23,6 +23,7 @@ from accounting import (
     encode_schedule,
 )
 from privfed_dpo.engine.sizing import OWN_NOISE_SENSITIVITY_STEPS, UPDATE_LIMIT, RingSizing
+from privfed_dpo.engine.summing import GradientSums
 from privfed_dpo.mechanism.clip import PairClipper
 from privfed_dpo.mechanism.grid import Grid
 from privfed_dpo.mechanism.noise import DiscreteGaussian
@@ -33,8 +34,6 @@ from secure_agg.bounds import NeighbourhoodPlan
 ENVELOPE_BYTES = 50
 PROTOCOL_BYTES = 700
 PEER_BYTES = 140
-GRADIENT_BYTES = 4 + 8 + 8
-"""One coordinate of a pair gradient: as the model gives it, in float64, and in grid steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ class RunPlan:
             taken in clear.
         audit_lanes: dummy coordinates behind the adapter's, for the audit.
         objective: public settings of loss and optimizers, part of the plan's hash.
-        micro_batch_pairs: pair gradients held in memory at once; it changes no result.
+        sums: how pair gradients are added up; time and memory, not results.
         epsilons: certified cost of the whole run, for each adversary.
         user_updates: how updates are made in user mode; None in the others.
     """
@@ -114,7 +113,7 @@ class RunPlan:
     graph: NeighbourhoodPlan | None
     audit_lanes: int
     objective: Mapping[str, object]
-    micro_batch_pairs: int
+    sums: GradientSums
     epsilons: Mapping[Adversary, EpsilonPair]
     user_updates: UserUpdates | None = None
 
@@ -290,7 +289,10 @@ class RunPlan:
             "dimension": self.facts.dimension,
             "vector_bytes": self.vector_length * self.ring.bits // 8,
             "upload_bytes": self.upload_bytes,
-            "gradient_bytes": self.micro_batch_pairs * self.facts.dimension * GRADIENT_BYTES,
+            "gradient_sums": self.sums.method,
+            "micro_batch_pairs": self.sums.micro_batch_pairs,
+            "memory_bytes": self.sums.memory_bytes,
+            "gradient_bytes": self.sums.gradient_bytes,
             "model_fingerprint": self.facts.model_fingerprint,
             "model_bytes": self.facts.model_bytes,
             "audit_lanes": self.audit_lanes,

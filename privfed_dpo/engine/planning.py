@@ -21,6 +21,7 @@ from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort import participation_bound
 from privfed_dpo.engine.plan import PublicFacts, RunPlan, UserUpdates
 from privfed_dpo.engine.sizing import RingSizing, size_gradient_sums, size_updates
+from privfed_dpo.engine.summing import choose_gradient_sums
 from privfed_dpo.errors import PlanRefused
 from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
 from secure_agg import InvalidParams
@@ -104,7 +105,12 @@ class _Planner:
             graph=self.graph,
             audit_lanes=config.evaluation.audit_lanes,
             objective=self._objective(),
-            micro_batch_pairs=config.dpo.micro_batch_pairs,
+            sums=choose_gradient_sums(
+                dimension=self.facts.dimension,
+                micro_batch_pairs=config.dpo.micro_batch_pairs,
+                memory_bytes=config.dpo.memory_bytes,
+                wanted=config.dpo.gradient_sums,
+            ),
             epsilons=epsilons,
             user_updates=self._user_updates(),
         )
@@ -243,6 +249,8 @@ class _Planner:
             "loss": dpo.loss,
             "beta": dpo.beta,
             "label_smoothing": dpo.label_smoothing,
+            "target_margin": dpo.target_margin,
+            "reference_free": dpo.reference_free,
             "server_optimizer": federation.server_optimizer,
             "learning_rate": federation.learning_rate,
             "local_learning_rate": federation.local_learning_rate,

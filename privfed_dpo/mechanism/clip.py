@@ -7,6 +7,7 @@ grid. Truncation can only shorten it, so the integer vector of one pair has an L
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,13 @@ class PairClipper:
         """
         steps, non_finite = self.integer_rows(gradients)
         return ClippedSum(steps.sum(axis=0), pairs=steps.shape[0], non_finite=non_finite)
+
+    def clip_all(self, batches: Iterable[torch.Tensor], dimension: int) -> ClippedSum:
+        """Clip and sum micro-batch after micro-batch; see `clip`."""
+        total = self.empty(dimension)
+        for rows in batches:
+            total = total.plus(self.clip(rows))
+        return total
 
     def integer_rows(self, gradients: torch.Tensor) -> tuple[npt.NDArray[np.int64], int]:
         """Return the clipped rows on the grid, shape [pairs, d] int64, and the bad-row count."""

@@ -139,10 +139,20 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("upload of a client each round", format_bytes(plan.get("upload_bytes"))),
                 ("of it the masked vector", format_bytes(plan.get("vector_bytes"))),
                 ("memory of the base weights", format_bytes(plan.get("model_bytes"))),
+                ("gradients of a micro-batch", _sums(plan)),
                 ("memory of pair gradients", format_bytes(plan.get("gradient_bytes"))),
             ),
         ),
     )
+
+
+def _sums(plan: Mapping[str, Any]) -> str:
+    kept = {"rows": "kept in memory", "two_pass": "never kept: two backward passes"}
+    method = kept.get(str(plan.get("gradient_sums")))
+    if method is None:
+        return UNKNOWN
+    pairs = plan.get("micro_batch_pairs")
+    return f"{'as many pairs as fit' if pairs is None else f'{pairs} pairs'}, {method}"
 
 
 def _plain(plan: Mapping[str, Any], key: str) -> str:

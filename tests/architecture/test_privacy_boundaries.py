@@ -52,6 +52,9 @@ class GivenGradients:
         self.asked += 1
         yield torch.tensor(np.array(pairs))
 
+    def clipped_sum(self, pairs, reference, clipper):
+        return clipper.clip_all(self.pair_gradients(pairs, reference), len(pairs[0]))
+
 
 def plan_of(*overrides):
     facts = PublicFacts(

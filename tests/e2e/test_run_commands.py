@@ -26,8 +26,8 @@ def home(tmp_path_factory):
 def test_plan_computes_nothing_and_leaves_nothing(run, home, monkeypatch, tmp_path):
     """No weights, no tokenizer, no warm-up, no folder: only the model's configuration is read."""
     monkeypatch.chdir(tmp_path)
-    for name in ("load_model", "warm_up", "tokenize_pairs"):
-        monkeypatch.setattr(f"privfed_dpo.assembly.{name}", forbidden(name))
+    for name in ("policy.load_model", "policy.warm_up", "assembly.tokenize_pairs"):
+        monkeypatch.setattr(f"privfed_dpo.{name}", forbidden(name))
     folder = tmp_path / "run"
     ended = run("plan", *own_data(home, f"run.dir={folder}"))
     assert ended.code == 0, ended.err
@@ -111,7 +111,7 @@ def test_ctrl_c_before_the_first_spend_says_so(run, home, tmp_path, monkeypatch)
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("privfed_dpo.assembly.load_model", stop)
+    monkeypatch.setattr("privfed_dpo.policy.load_model", stop)
     folder = tmp_path / "run"
     run("train", *own_data(home), "--run-dir", folder).refused(
         "interrupted before training began; nothing was spent", "same command", code=1
@@ -168,7 +168,7 @@ def test_verify_passes_the_honest_and_fails_the_edited(trained, run, tmp_path):
 
 
 def test_a_finished_run_is_not_resumed_and_costs_no_compute(trained, run, monkeypatch):
-    monkeypatch.setattr("privfed_dpo.assembly.load_model", forbidden("load_model"))
+    monkeypatch.setattr("privfed_dpo.policy.load_model", forbidden("load_model"))
     folder, _ = trained
     run("resume", folder).refused("has ended with status finished", "Start a new run")
 

@@ -49,6 +49,9 @@ class FakeGradients:
         for start in range(0, len(rows), 3):
             yield torch.from_numpy(np.array(rows[start : start + 3]) - self.weights)
 
+    def clipped_sum(self, pairs, reference, clipper):
+        return clipper.clip_all(self.pair_gradients(pairs, reference), self.weights.size)
+
 
 class NullGradients(FakeGradients):
     """Pairs that teach nothing: what is summed is noise alone."""

@@ -70,10 +70,19 @@ def test_a_key_of_another_section_is_pointed_to():
         ("data.clients=null", "needs data.clients"),
         ("data.train=x.jsonl", "knows only the words of the embedded task"),
         ("dpo.loss=robust", "needs dpo.label_smoothing"),
+        ("dpo.target_margin=1.0", "has no meaning for dpo.loss=sigmoid"),
+        ("dpo.micro_batch_pairs=null", "needs dpo.memory_bytes"),
+        ("model.adapter={full_weights: true, rslora: true}", "has no factors"),
+        ("model.quantization=4bit", "needs a checkpoint"),
     ],
 )
 def test_impossible_combinations(override, part):
     assert any(part in problem for problem in problems_of(GOOD, [override]))
+
+
+def test_the_ipo_loss_needs_a_reference():
+    found = problems_of(GOOD, ["dpo.loss=ipo", "dpo.reference_free=true"])
+    assert found == ("dpo.loss=ipo is not defined with dpo.reference_free=true",)
 
 
 def test_a_missing_file_and_broken_yaml_are_config_errors(tmp_path):
@@ -98,3 +107,10 @@ def test_the_reference_file_is_current_and_names_every_key():
         assert description
     defaults = parse_config(committed, ["privacy.target_epsilon=8", "data.clients=20"])
     assert defaults == parse_config(GOOD)
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_loads(path):
+    private = "privacy.target_epsilon=8"
+    config = load_config(path, [private, "data.clients=20"] if path.stem == "reference" else [])
+    assert config.privacy.target_epsilon == 8

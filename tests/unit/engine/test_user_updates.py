@@ -54,6 +54,9 @@ class GivenGradients:
     def pair_gradients(self, pairs, reference):
         yield torch.tensor(np.array(pairs), dtype=torch.float64)
 
+    def clipped_sum(self, pairs, reference, clipper):
+        return clipper.clip_all(self.pair_gradients(pairs, reference), len(pairs[0]))
+
 
 def update_of(plan, rows):
     """What client 0 sends, without its noise."""
