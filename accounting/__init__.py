@@ -51,7 +51,12 @@ from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
 from accounting.receipts import Receipt, receipt_message
 from accounting.schedule_format import decode_schedule, encode_schedule
-from accounting.selection import selection_epsilon
+from accounting.selection import (
+    RunSpend,
+    all_runs_epsilon,
+    best_run_epsilon,
+    selection_epsilon,
+)
 from accounting.statement import guarantee
 from accounting.units import Adjacency, Budget, PrivacyUnit, default_delta
 
@@ -88,12 +93,15 @@ __all__ = [
     "Receipt",
     "ReleaseSchedule",
     "Repeated",
+    "RunSpend",
     "SecretCohort",
     "Slack",
     "SpendReceipt",
     "UnprotectedRelease",
     "UnsupportedAdjacency",
     "UnsupportedMechanism",
+    "all_runs_epsilon",
+    "best_run_epsilon",
     "calibrate_noise_multiplier",
     "decode_event",
     "decode_schedule",

@@ -237,6 +237,43 @@ def verify(
 
 
 @app.command()
+def sweep(  # noqa: PLR0917 - options of a command
+    file: Annotated[Path, typer.Argument(help="YAML file, such as configs/sweeps/smoke.yaml")],
+    folder: Annotated[
+        Path, typer.Option("--dir", help="folder of the sweep; goes on if it is one")
+    ],
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the runs")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="database URL that workers on many machines share; default: a journal"),
+    ] = None,
+    study: Annotated[str, typer.Option(help="name of the sweep in that database")] = "sweep",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="make runs that failed once more")
+    ] = False,
+    give_up_elsewhere: Annotated[
+        bool,
+        typer.Option(
+            "--give-up-elsewhere", help="start over what machines hold that will not come back"
+        ),
+    ] = False,
+) -> None:
+    """Make many runs, compare them, and price the choice among them."""
+    from privfed_dpo.commands.sweep import run_sweep
+    from privfed_dpo.sweep.store import Address
+
+    done = run_sweep(
+        file,
+        Address(folder, storage, study),
+        workers=workers,
+        retry_failed=retry_failed,
+        give_up_elsewhere=give_up_elsewhere,
+    )
+    if not done:
+        raise typer.Exit(1)
+
+
+@app.command()
 def audit(
     run: Annotated[Path | None, typer.Argument(help="a run folder written by train")] = None,
     self_test: Annotated[

@@ -29,6 +29,10 @@ class ConfigError(PrivFedError):
         super().__init__("\n".join(problems), advice=advice)
 
 
+class ContradictoryConfig(ConfigError):
+    """Every value is valid by itself, but they cannot work together."""
+
+
 class DataError(PrivFedError):
     """Preference data cannot be used; carries where and why."""
 

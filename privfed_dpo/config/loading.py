@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from privfed_dpo.config.combinations import impossible_combinations
 from privfed_dpo.config.section import subsection
 from privfed_dpo.config.sections import Config
-from privfed_dpo.errors import ConfigError
+from privfed_dpo.errors import ConfigError, ContradictoryConfig
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,7 +72,32 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "config") -> Config:
-    """Like `load_config`, from YAML text; `source` names it in messages."""
+    """Like `load_config`, from YAML text; `source` names it in messages.
+
+    Raises:
+        ContradictoryConfig: each value is valid, but they cannot work together.
+        ConfigError: any other problem.
+    """
+    tree = parse_mapping(text, source=source)
+    misplaced = _apply_overrides(tree, overrides)
+    config, wrong, impossible = _validate(tree)
+    problems = (*misplaced, *wrong, *impossible)
+    if problems:
+        kind = ConfigError if misplaced or wrong else ContradictoryConfig
+        raise kind(problems, advice="configs/reference.yaml lists every key with its unit.")
+    return config
+
+
+def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
+    """Read a YAML mapping: safe, 1e-5 is a number, a key given twice is refused.
+
+    Args:
+        text: YAML; empty text is an empty mapping.
+        source: its name in messages.
+
+    Raises:
+        ConfigError: not YAML, or not a mapping.
+    """
     try:
         tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -80,14 +105,7 @@ def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "con
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError((f"{source} must be a mapping of sections, not a {_kind(tree)}",))
-    problems = _apply_overrides(tree, overrides)
-    config, found = _validate(tree)
-    problems += found
-    if config is None or problems:
-        raise ConfigError(
-            tuple(problems), advice="configs/reference.yaml lists every key with its unit."
-        )
-    return config
+    return tree
 
 
 def dump_config(config: Config) -> str:
@@ -122,8 +140,12 @@ def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str
     return problems
 
 
-def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[str]]:
-    """Validate; where fields are wrong, look at the rest with those fields at their defaults."""
+def _validate(tree: dict[str, Any]) -> tuple[Config, list[str], list[str]]:
+    """Validate; where fields are wrong, look at the rest with those fields at their defaults.
+
+    Returns:
+        The config, what is wrong with single fields, and which fields contradict each other.
+    """
     problems: list[str] = []
     wrong: set[str] = set()
     pruned = _without_tuples(tree)
@@ -138,8 +160,8 @@ def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[str]]:
             for location in locations:
                 wrong.add(".".join(location))
                 _remove(pruned, location)
-    problems += [c for c in impossible_combinations(config) if not _mentions(c, wrong)]
-    return config, problems
+    impossible = [c for c in impossible_combinations(config) if not _mentions(c, wrong)]
+    return config, problems, impossible
 
 
 def _mentions(sentence: str, names: set[str]) -> bool:
@@ -187,6 +209,11 @@ def _nearest(location: tuple[str, ...]) -> str:
         for match in difflib.get_close_matches(location[-1], list(choices), n=1, cutoff=0.75)
     ]
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def nearest_key(name: str) -> str | None:
+    """Return None for a dotted key that exists, else text that suggests one, or is empty."""
+    return None if name in key_names() else _nearest(tuple(name.split(".")))
 
 
 def key_names(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

@@ -19,22 +19,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
-LINES = ("#040404", "#050505", "#060606")
+LINES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909")
 """Stand-in colours; the page defines what they mean."""
 
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
-    LINES[0]: "--line-1",
-    LINES[1]: "--line-2",
-    LINES[2]: "--line-3",
+    **{line: f"--line-{place}" for place, line in enumerate(LINES, start=1)},
 }
-_DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
-_MARKERS = ("o", "s", "^")
+DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), "solid", (0, (5, 2)), (0, (1.5, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
 _SIZE_INCHES = (5.0, 3.0)
 _MANY_POINTS = 40
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -116,8 +114,8 @@ def line_chart(
     Returns:
         An `<svg>` element without a fixed width.
     """
-    with rc_context(_STYLE):
-        figure, axes = _axes(unit)
+    with rc_context(STYLE):
+        figure, axes = new_axes(unit)
         for place, one in enumerate(line for line in series if line.measured):
             _draw_line(axes, rounds, one, place)
         for reference in references:
@@ -154,7 +152,7 @@ def line_chart(
         handles, _ = axes.get_legend_handles_labels()
         if len(handles) > 1:
             figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, columnspacing=1.2)
-        return _svg(figure, name)
+        return svg_text(figure, name)
 
 
 def bar_chart(name: str, values: Sequence[float], *, unit: str, x_label: str) -> str:
@@ -169,17 +167,18 @@ def bar_chart(name: str, values: Sequence[float], *, unit: str, x_label: str) ->
     Returns:
         An `<svg>` element without a fixed width.
     """
-    with rc_context(_STYLE):
-        figure, axes = _axes(unit)
+    with rc_context(STYLE):
+        figure, axes = new_axes(unit)
         axes.bar(range(1, len(values) + 1), values, color=LINES[0], width=0.8)
         axes.set_xlabel(x_label)
         axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-        return _svg(figure, name)
+        return svg_text(figure, name)
 
 
-def _axes(unit: str) -> tuple[Figure, Any]:
+def new_axes(unit: str) -> tuple[Figure, Any]:
+    """An empty chart whose y axis is in `unit`; call it, and all drawing, within STYLE."""
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.set_ylabel(unit)
@@ -192,13 +191,13 @@ def _axes(unit: str) -> tuple[Figure, Any]:
 
 def _draw_line(axes: Any, rounds: Sequence[int], series: Series, place: int) -> None:
     values = [math.nan if value is None else value for value in series.values]
-    marker = _MARKERS[place] if len(values) <= _MANY_POINTS else None
+    marker = MARKERS[place] if len(values) <= _MANY_POINTS else None
     axes.plot(
         rounds,
         values,
         label=series.label,
         color=LINES[place],
-        linestyle=_DASHES[place],
+        linestyle=DASHES[place],
         marker=marker,
         markersize=3.2,
         zorder=3 - place / 10,
@@ -209,7 +208,7 @@ def _draw_line(axes: Any, rounds: Sequence[int], series: Series, place: int) -> 
             [rounds[index] for index in alone],
             [values[index] for index in alone],
             linestyle="none",
-            marker=_MARKERS[place],
+            marker=MARKERS[place],
             markersize=3.2,
             color=LINES[place],
         )
@@ -221,7 +220,8 @@ def _stands_alone(values: Sequence[float], index: int) -> bool:
     return not math.isnan(values[index]) and all(math.isnan(value) for value in around)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_text(figure: Figure, name: str) -> str:
+    """A finished chart as an `<svg>` element in the page's colours, without a fixed width."""
     with rc_context({"svg.hashsalt": name}):
         canvas = FigureCanvasSVG(figure)
         buffer = io.StringIO()

@@ -1,0 +1,123 @@
+"""`privfed-dpo sweep`: many runs as one experiment, with what choosing among them costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from privfed_dpo import lifecycle
+from privfed_dpo.errors import PrivFedError
+from privfed_dpo.observe.quantities import format_epsilon, format_number, format_share
+from privfed_dpo.sweep.conduct import conduct, prepare, progress_of
+from privfed_dpo.sweep.execution import train_run
+from privfed_dpo.sweep.price import PRICE_HEADS, price_rows
+from privfed_dpo.sweep.progress import SweepProgress
+from privfed_dpo.sweep.results import SweepResults, settings
+from privfed_dpo.sweep.store import Address
+from privfed_dpo.sweep.sweep_file import load_sweep
+
+
+class SweepInterrupted(PrivFedError):
+    """Ctrl-C in the middle of a sweep."""
+
+
+def run_sweep(
+    file: Path, address: Address, *, workers: int, retry_failed: bool, give_up_elsewhere: bool
+) -> bool:
+    """Carry out a sweep, or go on with it, and print its results.
+
+    Args:
+        file: the sweep file.
+        address: where the sweep lives.
+        workers: processes on this machine.
+        retry_failed: whether runs that failed earlier are made again.
+        give_up_elsewhere: whether runs held by other folders are taken over.
+
+    Returns:
+        Whether every run has ended well.
+
+    Raises:
+        ConfigError: nothing was run.
+        SweepInterrupted: results so far are written.
+    """
+    console = Console()
+    spec = load_sweep(file)
+    with console.status("checking the plan of every run") as status:
+        store = prepare(
+            spec,
+            address,
+            lifecycle.plan,
+            lambda name: status.update(f"checking the plan of {name}"),
+        )
+    if retry_failed:
+        store.retry_failed()
+    if give_up_elsewhere:
+        store.give_up_elsewhere()
+    total, ended = progress_of(store)
+    console.print(f"{total} runs, {ended} of them done, {workers} workers", highlight=False)
+    progress = SweepProgress(
+        console, metric=spec.objective, total=total, done=ended, workers=workers
+    )
+    try:
+        with progress:
+            results = conduct(store, train_run, workers, progress)
+    except KeyboardInterrupt as stop:
+        raise SweepInterrupted(
+            "interrupted; finished runs are kept, and the others go on where they were",
+            advice=f"Go on with: privfed-dpo sweep {file} --dir {address.directory}",
+        ) from stop
+    elsewhere = store.elsewhere()
+    if elsewhere:
+        console.print(f"{len(elsewhere)} runs are held by workers of another folder.")
+    for part in render_results(results):
+        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+    console.print(f"report: {address.directory / 'report.html'}", soft_wrap=True, highlight=False)
+    return results.complete and not results.failed
+
+
+def render_results(results: SweepResults) -> list[RenderableType]:
+    """The results for a terminal: a row for each setting, failures, the price of selection."""
+    parts: list[RenderableType] = [_settings_table(results)]
+    parts += [
+        f"{run.name}: {run.result['status']} (exit code {run.result['exit_code']}): "
+        f"{run.result['reason']}"
+        for run in results.failed
+        if run.result
+    ]
+    parts += [f"{one['name']}: refused: {one['reason']}" for one in results.refused]
+    if results.price is not None:
+        table = Table(
+            title=f"The price of selection, epsilon at delta = {results.price.delta:.3g}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        for place, head in enumerate(PRICE_HEADS):
+            table.add_column(head, justify="right" if place else "left")
+        for row in price_rows(results.price):
+            table.add_row(*row)
+        parts += [table, results.price.sentence, *([results.price.note] * bool(results.price.note))]
+    return parts
+
+
+def _settings_table(results: SweepResults) -> Table:
+    table = Table(title="Settings over their seeds", title_justify="left", box=box.SIMPLE_HEAD)
+    for key in results.swept or ("run",):
+        table.add_column(key)
+    for head in ("epsilon", results.objective, "worst to best", "runs"):
+        table.add_column(head, justify="right")
+    layout = format_share if results.objective == "reward_accuracy" else format_number
+    for setting in settings(results.runs):
+        values = setting.objective(results.objective)
+        spread = f"{layout(min(values))} to {layout(max(values))}" if values else ""
+        cells = [str(setting.values.get(key, setting.label)) for key in results.swept]
+        table.add_row(
+            *(cells or [setting.label or "all"]),
+            format_epsilon(setting.epsilon) if setting.private else "none",
+            layout(sum(values) / len(values)) if values else "",
+            spread,
+            f"{len(setting.runs)} of {setting.planned}",
+        )
+    return table

@@ -1,0 +1,117 @@
+"""The report of a sweep: one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from accounting import Adversary
+from privfed_dpo import report
+from privfed_dpo.observe.quantities import (
+    UNKNOWN,
+    format_bytes,
+    format_epsilon,
+    format_number,
+    format_seconds,
+    format_share,
+)
+from privfed_dpo.sweep.figures import OBJECTIVES, sweep_figures, value_layout
+from privfed_dpo.sweep.price import PRICE_HEADS, own_epsilon, price_rows
+from privfed_dpo.sweep.records import RunRecord
+from privfed_dpo.sweep.results import SweepResults, settings
+
+RUN_HEADS = (
+    "run",
+    "status",
+    "epsilon",
+    "accuracy",
+    "margin",
+    "loss",
+    "KL",
+    "worst client",
+    "audit, at least",
+    "upload",
+    "time",
+)
+
+
+def render_sweep_page(results: SweepResults) -> str:
+    """Lay a sweep out as HTML; every text from its files is escaped."""
+    folders = [Path(__file__).parent, Path(report.__file__).parent]
+    environment = Environment(
+        loader=FileSystemLoader(folders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures = [
+        {
+            "title": figure.title,
+            "caption": figure.caption,
+            "svg": Markup(figure.svg),  # noqa: S704 - labels are escaped by the SVG writer
+            "heads": figure.heads,
+            "rows": figure.rows,
+        }
+        for figure in sweep_figures(results)
+    ]
+    return environment.get_template("sweep.html").render(
+        name=results.name,
+        complete=results.complete,
+        counts=", ".join(f"{count} {status}" for status, count in results.counts.items()),
+        objective=OBJECTIVES[results.objective],
+        tiles=_tiles(results),
+        price=results.price,
+        price_heads=PRICE_HEADS,
+        price_rows=price_rows(results.price) if results.price else [],
+        unprotected=bool(results.price and results.price.unprotected_runs),
+        figures=figures,
+        run_heads=RUN_HEADS,
+        runs=[_run_row(run) for run in results.runs],
+        failed=[(run.name, run.result) for run in results.failed],
+        refused=results.refused,
+    )
+
+
+def _tiles(results: SweepResults) -> list[tuple[str, str]]:
+    layout = value_layout(results.objective)
+    best = results.best
+    value = (best.result or {}).get(results.objective) if best else None
+    seconds = [(run.result or {}).get("seconds") for run in results.runs]
+    price = results.price
+    return [
+        ("runs", str(len(results.runs))),
+        ("settings", str(len(settings(results.runs)))),
+        (f"best {OBJECTIVES[results.objective]}", layout(value)),
+        (
+            "its own epsilon",
+            format_epsilon(own_epsilon(best, Adversary.COALITION) if best else None),
+        ),
+        (
+            "epsilon of choosing it",
+            format_epsilon(price.views[0].all_runs.pld) if price else UNKNOWN,
+        ),
+        ("training time, all runs", format_seconds(sum(s for s in seconds if s is not None))),
+    ]
+
+
+def _run_row(run: RunRecord) -> tuple[str, ...]:
+    result: Any = run.result or {}
+    own = own_epsilon(run, Adversary.COALITION)
+    shown = format_epsilon(own) if run.private else "none"
+    return (
+        run.name,
+        str(result.get("status") or run.state.value),
+        shown if result else UNKNOWN,
+        format_share(result.get("reward_accuracy")),
+        format_number(result.get("reward_margin")),
+        format_number(result.get("loss")),
+        format_number(result.get("kl")),
+        format_share(result.get("client_accuracy_min")),
+        format_number(result.get("audit_epsilon"), 3),
+        format_bytes(result.get("upload_bytes")),
+        format_seconds(result.get("seconds")),
+    )

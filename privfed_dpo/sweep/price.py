@@ -1,0 +1,223 @@
+"""What choosing among the runs of a sweep costs, in numbers and in one plain sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from accounting import (
+    AccountingError,
+    Adversary,
+    EpsilonPair,
+    InvalidPrivacyParameter,
+    RunSpend,
+    all_runs_epsilon,
+    best_run_epsilon,
+    decode_schedule,
+)
+from privfed_dpo.observe.quantities import format_epsilon
+from privfed_dpo.sweep.records import RunRecord
+
+_VIEWS = (Adversary.COALITION, Adversary.OUTSIDE)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPrice:
+    """The price in the eyes of one adversary.
+
+    Attributes:
+        adversary: whose view; the coalition sees every run whatever is published.
+        own: certified epsilon of the best run by itself; None if unknown.
+        all_runs: epsilon of all private runs together.
+        selected: what the private selection mechanism would have cost; None for an adversary who
+            sees every run, and where there is no bound.
+    """
+
+    adversary: Adversary
+    own: float | None
+    all_runs: EpsilonPair
+    selected: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionPrice:
+    """The price of selection.
+
+    Attributes:
+        best: name of the best private run by the objective.
+        delta: failure probability of every figure.
+        private_runs: run folders that spent privacy; resumed runs count once, runs that were
+            started anew count every time.
+        unfinished_runs: those of them whose spend is not known yet and is taken from the plan.
+        unprotected_runs: runs without noise on the same data.
+        views: figures for each adversary.
+        note: why there is no common bound; empty if there is one.
+    """
+
+    best: str
+    delta: float
+    private_runs: int
+    unfinished_runs: int
+    unprotected_runs: int
+    views: tuple[ViewPrice, ...]
+    note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Which figure holds for what the user is about to publish."""
+        coalition, outside = self.views
+        if self.private_runs == 1:
+            return (
+                f"Only one private run was made, so nothing was selected: epsilon "
+                f"{format_epsilon(coalition.all_runs.pld)} holds for publishing {self.best}."
+                f"{self._unprotected()}"
+            )
+        alternative = (
+            f", and {format_epsilon(outside.selected)} only if the number of runs had been drawn "
+            "in secret and nothing but the winner were published"
+            if outside.selected is not None
+            else ""
+        )
+        return (
+            f"If you publish {self.best} because it is the best of {self.private_runs} private "
+            f"runs, or publish this report, epsilon {format_epsilon(outside.all_runs.pld)} holds "
+            f"against whoever reads it and {format_epsilon(coalition.all_runs.pld)} against the "
+            f"server with its colluders (all runs composed), not the run's own "
+            f"{format_epsilon(outside.own)} and {format_epsilon(coalition.own)}, which would need "
+            f"a choice made before looking{alternative}.{self._unprotected()}"
+        )
+
+    def _unprotected(self) -> str:
+        if not self.unprotected_runs:
+            return ""
+        return (
+            f" The {self.unprotected_runs} runs without noise have no bound at all: this holds "
+            "only if nothing learned from them is published, or their data are public."
+        )
+
+
+def spends_of(records: Iterable[RunRecord]) -> tuple[tuple[RunSpend, ...], int]:
+    """Return what every private run folder has spent, and how many of them had to be guessed.
+
+    A folder whose ledger could not be read is taken to have spent its whole plan.
+
+    Args:
+        records: every run and every repetition of the sweep.
+    """
+    spends: list[RunSpend] = []
+    unknown = 0
+    for record in records:
+        if not record.private:
+            continue
+        schedule = decode_schedule(record.plan["schedule"])
+        for attempt in record.attempts:
+            booked = attempt.participations
+            unknown += booked is None
+            count = schedule.participations if booked is None else booked
+            if count:
+                spends.append(RunSpend(schedule, count))
+    return tuple(spends), unknown
+
+
+def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> SelectionPrice | None:
+    """Work out the price of selecting the best run.
+
+    All runs are taken to be made on the same data, which is true of seeds, and an upper bound
+    where a seed or a key changes the data too. Figures hold at the smallest delta of any run.
+
+    Args:
+        records: every run and every repetition of the sweep.
+        best: the private run that would be published; None prices nothing.
+
+    Returns:
+        None if no privacy was spent, or no private run has a result.
+    """
+    spends, unknown = spends_of(records)
+    if best is None or not spends:
+        return None
+    delta = min(float(record.plan["delta"]) for record in records if record.private)
+    unprotected = sum(bool(record.attempts) for record in records if not record.private)
+    note = ""
+    try:
+        composed = {view: all_runs_epsilon(spends, view, delta) for view in _VIEWS}
+    except InvalidPrivacyParameter:
+        composed = dict.fromkeys(_VIEWS, EpsilonPair(math.inf, math.inf))
+        note = "Runs that protect pairs and runs that protect users have no common bound."
+    try:
+        selected = best_run_epsilon(spends, delta)
+    except AccountingError:
+        selected = math.inf
+    return SelectionPrice(
+        best=best.name,
+        delta=delta,
+        private_runs=len(spends),
+        unfinished_runs=unknown,
+        unprotected_runs=unprotected,
+        views=tuple(
+            ViewPrice(
+                adversary=view,
+                own=own_epsilon(best, view),
+                all_runs=composed[view],
+                selected=selected
+                if view is Adversary.OUTSIDE and math.isfinite(selected)
+                else None,
+            )
+            for view in _VIEWS
+        ),
+        note=note,
+    )
+
+
+def own_epsilon(record: RunRecord, adversary: Adversary) -> float | None:
+    """Certified epsilon of a run by itself; None where there is no bound."""
+    pair = ((record.result or {}).get("epsilon") or {}).get(adversary.value) or {}
+    value = pair.get("pld")
+    return None if value is None else float(value)
+
+
+def price_facts(price: SelectionPrice) -> dict[str, object]:
+    """The price for machines; no bound is null."""
+    return {
+        "best": price.best,
+        "delta": price.delta,
+        "private_runs": price.private_runs,
+        "unfinished_runs": price.unfinished_runs,
+        "unprotected_runs": price.unprotected_runs,
+        "views": {
+            view.adversary.value: {
+                "own": view.own,
+                "all_runs": {"pld": view.all_runs.pld, "rdp": view.all_runs.rdp},
+                "private_selection": view.selected,
+            }
+            for view in price.views
+        },
+        "sentence": price.sentence,
+        "note": price.note,
+    }
+
+
+def price_rows(price: SelectionPrice) -> list[tuple[str, str, str, str]]:
+    """Rows of the table of prices: who, own epsilon, all runs, private selection."""
+    names = {
+        Adversary.COALITION: "the server and its colluders, who saw every run",
+        Adversary.OUTSIDE: "whoever gets what you publish",
+    }
+    return [
+        (
+            names[view.adversary],
+            format_epsilon(view.own),
+            format_epsilon(view.all_runs.pld),
+            "does not apply" if view.selected is None else format_epsilon(view.selected),
+        )
+        for view in price.views
+    ]
+
+
+PRICE_HEADS = (
+    "against",
+    "the best run by itself",
+    "all runs made, composed",
+    "best run by private selection",
+)
+"""Headings of `price_rows`."""

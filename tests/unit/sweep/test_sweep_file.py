@@ -1,0 +1,121 @@
+"""The sweep file is strict: every mistake is told, all at once, before anything runs."""
+
+import pytest
+
+from privfed_dpo.errors import ConfigError
+from privfed_dpo.sweep.points import draw, expand
+from privfed_dpo.sweep.sweep_file import NO_PRIVACY, load_sweep
+from tests.architecture.documents import ROOT
+from tests.support.sweeps import sweep_file
+
+
+def problems_of(folder, text):
+    with pytest.raises(ConfigError) as error:
+        sweep_file(folder, text)
+    return error.value.problems
+
+
+def test_every_mistake_is_told_at_once(tmp_path):
+    problems = problems_of(
+        tmp_path,
+        """
+        grid:
+          privacy.target_epsilonn: [1]
+          run.seed: [1, 2]
+          privacy.mode: [local, local]
+        search: {trials: 2, ranges: {privacy.mode: {choice: [local]}}}
+        seeds: [1, 1]
+        adjust: [{when: {dpo.beta: 1.0}, set: {dpo.bta: 2}}]
+        references: {"<b>": {dpo.beta: 1.0}}
+        """,
+    )
+    told = "\n".join(problems)
+    for part in (
+        "unknown key privacy.target_epsilonn; did you mean privacy.target_epsilon?",
+        "run.seed belongs to the sweep; give seeds",
+        "privacy.mode is in grid and in search",
+        "privacy.mode names a value twice",
+        "seeds names a seed twice",
+        "dpo.beta is not swept",
+        "unknown key dpo.bta",
+        "'<b>' is no label",
+    ):
+        assert part in told
+    assert len(problems) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("grd: {}", "unknown key grd in the sweep file"),
+        ("grid: {privacy.mode: []}", "grid.privacy.mode"),
+        ("seeds: [-1]", "seeds.0"),
+        ("objective: accuracy", "objective"),
+        ("search: {trials: 0, ranges: {dpo.beta: {log: [1, 2]}}}", "search.trials"),
+        ("search: {trials: 1, ranges: {dpo.beta: {log: [0.0, 2.0]}}}", "lies above zero"),
+        ("search: {trials: 1, ranges: {dpo.beta: {float: [2.0, 1.0]}}}", "low below high"),
+        ("search: {trials: 1, ranges: {dpo.beta: {}}}", "exactly one of"),
+        ("search: {trials: 1, ranges: {dpo.beta: {int: [1, 2], choice: [1]}}}", "exactly one of"),
+        ("grid: {dpo.beta: [1], dpo.beta: [2]}", "given twice"),
+        ("adjust: [{when: {privacy.mode: none}, set: {dpo.beta: 1}}]", "not swept"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, text, part):
+    assert part in "\n".join(problems_of(tmp_path, text))
+
+
+def test_a_value_that_never_holds_is_told(tmp_path):
+    text = """
+    grid: {privacy.mode: [local]}
+    adjust: [{when: {privacy.mode: distributed}, set: {dpo.beta: 1.0}}]
+    """
+    assert "never is 'distributed'" in problems_of(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize("word", ["inf", ".inf", "none", "None"])
+def test_no_privacy_has_several_names(tmp_path, word):
+    spec = sweep_file(tmp_path, f"grid: {{privacy.target_epsilon: [1, {word}]}}")
+    assert spec.grid["privacy.target_epsilon"] == (1, NO_PRIVACY)
+
+
+def test_the_base_is_found_beside_the_file(tmp_path):
+    (tmp_path / "base.yaml").write_text("data: {clients: 7}\nprivacy: {mode: none}\n")
+    (tmp_path / "deeper").mkdir()
+    path = tmp_path / "deeper" / "sweep.yaml"
+    path.write_text("base: ../base.yaml\n")
+    points, _ = expand(load_sweep(path))
+    assert [point.config.data.clients for point in points] == [7]
+    path.write_text("base: gone.yaml\n")
+    with pytest.raises(ConfigError, match=r"cannot read the base of the sweep"):
+        load_sweep(path)
+
+
+def test_draws_are_repeatable_and_inside_their_ranges(tmp_path):
+    text = """
+    search:
+      trials: 40
+      sampler_seed: 3
+      ranges:
+        federation.rounds: {int: [3, 5]}
+        dpo.beta: {float: [0.1, 1.0]}
+        privacy.max_grad_norm: {log: [0.01, 1.0]}
+        model.adapter.target_modules: {choice: [auto, [q_proj, v_proj]]}
+    """
+    search = sweep_file(tmp_path, text).search
+    drawn = draw(search)
+    assert drawn == draw(search)
+    assert {one["federation.rounds"] for one in drawn} == {3, 4, 5}
+    assert all(0.1 <= one["dpo.beta"] <= 1.0 for one in drawn)
+    below = sum(one["privacy.max_grad_norm"] < 0.1 for one in drawn)
+    assert 8 <= below <= 32, "half of the draws lie in the lower decade"
+    assert {one["model.adapter.target_modules"] for one in drawn} == {
+        "auto",
+        ("q_proj", "v_proj"),
+    }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=str)
+def test_the_shipped_sweeps_expand(path):
+    points, refused = expand(load_sweep(path))
+    assert len(points) >= 4
+    assert not refused
