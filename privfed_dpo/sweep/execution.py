@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from privfed_dpo.config import Config
 from privfed_dpo.engine.events import Observer
+from privfed_dpo.sweep.outcome import has_ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Job:
     Attributes:
         config: the run, its folder and cache included.
         folder: the run folder; it exists and is empty, unless the run is resumed.
-        resume: whether to go on with what the folder holds.
+        resume: whether to go on with what the folder holds; the training may have ended.
     """
 
     config: Config = field(repr=False)
@@ -37,13 +38,14 @@ def train_run(job: Job, observers: Sequence[Observer]) -> None:
         PrivFedError: see `lifecycle.train` and `audit_run`.
     """
     from privfed_dpo import lifecycle  # noqa: PLC0415 - torch is loaded in workers only
-    from privfed_dpo.audit.run_audit import audit_run  # noqa: PLC0415
+    from privfed_dpo.audit.run_audit import AUDIT_FILE, audit_run  # noqa: PLC0415
     from privfed_dpo.report.page import write_report  # noqa: PLC0415
 
-    if job.resume:
-        lifecycle.resume(job.folder, observers=observers)
-    else:
+    if not job.resume:
         lifecycle.train(job.config, folder=job.folder, observers=observers)
-    if job.config.evaluation.audit_lanes or job.config.evaluation.audit_pairs:
+    elif not has_ended(job.folder):
+        lifecycle.resume(job.folder, observers=observers)
+    wanted = job.config.evaluation.audit_lanes or job.config.evaluation.audit_pairs
+    if wanted and not (job.folder / AUDIT_FILE).is_file():
         audit_run(job.folder, lifecycle.reopen)
         write_report(job.folder)

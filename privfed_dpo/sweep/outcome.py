@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accounting import AccountingError, BudgetExceeded, read_ledger
-from privfed_dpo.errors import DataError, PrivFedError
+from privfed_dpo.errors import DataError, PrivFedError, RunAborted
 from privfed_dpo.observe.run_folder import (
     CHECKPOINT_FOLDER,
     LEDGER_FILE,
@@ -66,9 +66,12 @@ def run_result(folder: Path, relative: str) -> dict[str, Any]:
         relative: the folder as the results name it.
 
     Raises:
-        DataError: there is no summary, or one of another status.
+        RunAborted: training ended, but not well.
+        DataError: there is no summary.
     """
     result = _figures(read_json(folder / SUMMARY_FILE), relative)
+    if result["status"] == "aborted":
+        raise RunAborted(result["reason"])
     if result["status"] not in _GOOD:
         raise DataError(f"the run in {relative} left no summary of a finished training")
     return {**result, "exit_code": 0}
@@ -97,17 +100,25 @@ def booked_participations(folder: Path) -> int | None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether training in this folder came to its end and its summary is there."""
+    """Whether training in this folder came to its end, with nothing left to tidy up."""
     try:
-        return bool(read_json(folder / SUMMARY_FILE).get("status")) and _is_closed(folder)
+        written = bool(read_json(folder / SUMMARY_FILE).get("status"))
     except DataError:
         return False
+    return written and _is_closed(folder) and not _has_draft(folder)
 
 
 def can_resume(folder: Path) -> bool:
     """Whether `resume` can go on in this folder."""
     state = folder / CHECKPOINT_FOLDER / "state.npz"
-    return state.is_file() and (folder / LEDGER_FILE).is_file() and not _is_closed(folder)
+    if not state.is_file() or not (folder / LEDGER_FILE).is_file():
+        return False
+    return _has_draft(folder) or not _is_closed(folder)
+
+
+def _has_draft(folder: Path) -> bool:
+    """Whether the run was killed while it ended; see `privfed_dpo.ending`."""
+    return (folder / CHECKPOINT_FOLDER / SUMMARY_FILE).is_file()
 
 
 def _is_closed(folder: Path) -> bool:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privfed_dpo.config.loading import nearest_key, parse_mapping
-from privfed_dpo.config.sections import Seed
+from privfed_dpo.config.section import Seed
 from privfed_dpo.errors import ConfigError
 
 EPSILON_KEY = "privacy.target_epsilon"

@@ -105,11 +105,8 @@ def _carry_out(claim: Claim, store: SweepStore, runner: Runner, tell: Tell) -> N
     folder = directory / relative
     tell(RunStarted(record.name, resumable))
     try:
-        if not has_ended(folder):
-            runner(
-                _job(record.config, directory, folder, resume=resumable),
-                [_Watch(record.name, tell)],
-            )
+        job = _job(record.config, directory, folder, resume=resumable)
+        runner(job, [_Watch(record.name, tell)])
         result = run_result(folder, relative)
     except KeyboardInterrupt:
         claim.settle(booked_participations(folder))

@@ -12,6 +12,7 @@ import pytest
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.exclusive import FileLock
 from privfed_dpo.sweep.conduct import conduct
+from privfed_dpo.sweep.execution import train_run
 from privfed_dpo.sweep.records import RunState
 from privfed_dpo.sweep.store import Address, SweepStore
 from privfed_dpo.sweep.worker import MOST_DEATHS, RunEnded, work
@@ -133,10 +134,10 @@ def test_a_run_that_ended_just_before_the_kill_is_only_written_down(tmp_path, mo
 
     with pytest.raises(KeyboardInterrupt):
         work(store, killed_at_the_end, silent)
-    monkeypatch.setattr("privfed_dpo.sweep.worker.has_ended", lambda folder: True)
-    assert work(store, fake_runs.instant, silent) == 1
+    for module in ("worker", "execution"):
+        monkeypatch.setattr(f"privfed_dpo.sweep.{module}.has_ended", lambda folder: True)
+    assert work(store, train_run, silent) == 1, "the real runner, on a folder it cannot read"
     assert store.latest()[0].result["status"] == "finished"
-    assert not (tmp_path / "sweep" / "executions").exists()
 
 
 def test_a_run_in_live_hands_is_left_alone(tmp_path):
