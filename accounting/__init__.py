@@ -50,6 +50,7 @@ from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
 from accounting.receipts import Receipt, receipt_message
+from accounting.record_copies import RecordCopies
 from accounting.schedule_format import decode_schedule, encode_schedule
 from accounting.selection import (
     RunSpend,
@@ -91,6 +92,7 @@ __all__ = [
     "PrivacyUnit",
     "RdpFilter",
     "Receipt",
+    "RecordCopies",
     "ReleaseSchedule",
     "Repeated",
     "RunSpend",

@@ -15,11 +15,13 @@ from accounting.errors import InvalidPrivacyParameter
 from accounting.events import (
     Event,
     GaussianRelease,
+    GroupPoissonGaussianRelease,
     PoissonGaussianRelease,
     Repeated,
     UnprotectedRelease,
 )
 from accounting.noise_shares import GridNoise, NoiseShares, require_noise_multiplier
+from accounting.record_copies import RecordCopies
 from accounting.units import PrivacyUnit
 
 
@@ -113,6 +115,8 @@ class ReleaseSchedule:
             distributed mode, whose shares only protect a sum of gradients taken at the same
             weights; free in mode user, which releases one update per round, however it was made.
         secret_cohort: in mode user, that cohorts are secret Poisson samples; None claims nothing.
+        copies: that a record may stand several times in the data; None says once. Not in mode user,
+            where everything of a client is one record.
 
     Raises:
         InvalidPrivacyParameter: the fields do not fit each other.
@@ -124,6 +128,7 @@ class ReleaseSchedule:
     participations: int
     local_steps: int = 1
     secret_cohort: SecretCohort | None = None
+    copies: RecordCopies | None = None
 
     def __post_init__(self) -> None:
         """Refuse schedules whose accounting would not describe the mechanism."""
@@ -137,6 +142,10 @@ class ReleaseSchedule:
         if self.secret_cohort is not None and self.mode is not Mode.USER:
             raise InvalidPrivacyParameter(
                 "secret_cohort", self.secret_cohort, "only mode user prices secret cohorts"
+            )
+        if self.copies is not None and self.mode not in {Mode.DISTRIBUTED, *_OWN}:
+            raise InvalidPrivacyParameter(
+                "record_copies", self.copies, f"mode {self.mode} does not price copies of a pair"
             )
         if self.mode in _SHARED:
             self._require_shares()
@@ -235,8 +244,7 @@ class ReleaseSchedule:
 
     def view(self, adversary: Adversary) -> tuple[Repeated, ...]:
         """Return what the whole run releases on one record, for this adversary."""
-        rounds = self.secret_cohort.rounds if self.secret_cohort else self.participations
-        return self._seen(adversary, self.participations, rounds)
+        return self._seen(adversary, self.participations, self._rounds)
 
     def realised_round(self, survivors: int | None) -> Repeated:
         """Return one round as it happened, for the coalition.
@@ -253,8 +261,28 @@ class ReleaseSchedule:
 
     def epsilon(self, adversary: Adversary, delta: float) -> EpsilonPair:
         """Return the certified cost of the whole run for this adversary."""
-        rounds = self.secret_cohort.rounds if self.secret_cohort else self.participations
-        return self.spent(adversary, delta, self.participations, rounds)
+        return self.spent(adversary, delta, self.participations, self._rounds)
+
+    @property
+    def _rounds(self) -> int:
+        claim = self.secret_cohort or self.copies
+        return claim.rounds if claim else self.participations
+
+    @property
+    def copies_share_sums(self) -> bool:
+        """Whether copies of a record at several clients may meet in one noisy sum."""
+        return self.copies is not None and self.mode is Mode.DISTRIBUTED
+
+    def record_rounds(self, participations: int, rounds: int) -> int:
+        """Return how many rounds are priced for one record.
+
+        Args:
+            participations: rounds of the busiest client; the record's own, if it stands once.
+            rounds: rounds of the run so far; they count where copies share sums.
+        """
+        if self.copies is None or not self.copies_share_sums:
+            return participations
+        return self.copies.rounds_of(participations, rounds)
 
     def spent(
         self, adversary: Adversary, delta: float, participations: int, rounds: int
@@ -268,7 +296,7 @@ class ReleaseSchedule:
             adversary: whose view.
             delta: failure probability, in (0, 1).
             participations: rounds of the busiest client; 0 costs nothing.
-            rounds: rounds of the run so far; they count for secret cohorts only.
+            rounds: rounds of the run so far; they count for secret cohorts and for copies.
         """
         if participations == 0:
             return NOTHING_SPENT
@@ -291,7 +319,8 @@ class ReleaseSchedule:
             hidden = PoissonGaussianRelease(self.secret_cohort.rate, noise_multiplier)
             return (Repeated(hidden, rounds),)
         one = self._round(noise_multiplier)
-        return (Repeated(one.event, one.count * participations),)
+        count = one.count * self.record_rounds(participations, rounds)
+        return (Repeated(one.event, count),)
 
     def _round(self, noise_multiplier: float | None) -> Repeated:
         event: Event
@@ -299,6 +328,11 @@ class ReleaseSchedule:
             event = UnprotectedRelease()
         elif self.mode is Mode.USER:
             return Repeated(GaussianRelease(noise_multiplier), 1)
+        elif self.copies is not None and self.copies_share_sums:
+            event = GroupPoissonGaussianRelease(
+                self.copies.most, self.sample_rate, noise_multiplier
+            )
         else:
             event = PoissonGaussianRelease(self.sample_rate, noise_multiplier)
-        return Repeated(event, self.local_steps)
+        separate = self.copies.most if self.copies and not self.copies_share_sums else 1
+        return Repeated(event, self.local_steps * separate)

@@ -27,7 +27,7 @@ from scipy import special
 
 from accounting.adversaries import Adversary, ReleaseSchedule
 from accounting.errors import UnsupportedMechanism
-from accounting.events import PoissonGaussianRelease
+from accounting.events import GroupPoissonGaussianRelease, PoissonGaussianRelease
 from accounting.noise_shares import GridNoise
 from accounting.rdp import RDP_ORDERS, epsilon_at_order
 from accounting.units import require_delta
@@ -166,6 +166,8 @@ def unconditional_epsilon(schedule: ReleaseSchedule, adversary: Adversary, delta
         honest = 1
     (spend,) = schedule.view(adversary)
     event = spend.event
+    if isinstance(event, GroupPoissonGaussianRelease):
+        raise UnsupportedMechanism(event, "integer noise is priced for single records only")
     rate = event.sample_rate if isinstance(event, PoissonGaussianRelease) else 1.0
     one = shares_divergence(noise, honest)
     orders: Sequence[float] = WHOLE_ORDERS

@@ -293,7 +293,7 @@ class Ledger:
         budget = self.header.budget
         if budget is None:
             return None
-        after = self._state.epsilon_after(now + 1).pld
+        after = self._state.epsilon_after(now + 1, more_rounds=1).pld
         if after <= budget.epsilon:
             return None
         return BudgetExceeded(after, max(0.0, budget.epsilon - self._state.epsilon_after(now).pld))

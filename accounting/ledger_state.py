@@ -39,6 +39,7 @@ class LedgerState:
     _curve: EpsilonCurve | None = None
     _order: float = 2.0
     _settled: dict[str, float] = field(default_factory=dict)
+    _settled_in_all: float = 0.0
 
     def __post_init__(self) -> None:
         """Fix the curve, and the Renyi order, from the plan alone."""
@@ -120,10 +121,21 @@ class LedgerState:
         self._check_open()
         self.status = status
 
-    def epsilon_after(self, participations: int) -> EpsilonPair:
-        """Return the headline epsilon of a client that takes part this often; an upper bound."""
+    def epsilon_after(self, participations: int, more_rounds: int = 0) -> EpsilonPair:
+        """Return the headline epsilon of a client that takes part this often; an upper bound.
+
+        Where copies of a record share sums, of a record that all clients might hold.
+
+        Args:
+            participations: rounds of the client.
+            more_rounds: rounds of the run beyond those booked.
+        """
         if participations == 0:
             return NOTHING_SPENT
+        schedule = self.header.schedule
+        if schedule.copies_share_sums:
+            busiest = max(participations, self.most_participations())
+            participations = schedule.record_rounds(busiest, self.rounds_spent + more_rounds)
         if self._curve is None or self.header.budget is None:
             return UNBOUNDED
         pair = self._curve.pair(participations)
@@ -140,8 +152,9 @@ class LedgerState:
     def realised_epsilon(self) -> float:
         """Return epsilon by the RDP filter at the plan's order, with the survivors there were.
 
-        Rounds without an opened sum are booked at the guaranteed noise. Informative: the guarantee
-        of the run is the certified figure.
+        Rounds without an opened sum are booked at the guaranteed noise. Where copies of a record
+        share sums, every round counts for it. Informative: the guarantee of the run is the
+        certified figure.
         """
         if not self.participations:
             return 0.0
@@ -150,10 +163,13 @@ class LedgerState:
             return UNBOUNDED.rdp
         waiting = self._divergence(None) if self.pending is not None else 0.0
         held = set(self.pending or ())
-        most = max(
-            self._settled.get(client, 0.0) + (waiting if client in held else 0.0)
-            for client in self.participations
-        )
+        if schedule.copies_share_sums:
+            most = self._settled_in_all + waiting
+        else:
+            most = max(
+                self._settled.get(client, 0.0) + (waiting if client in held else 0.0)
+                for client in self.participations
+            )
         slack = schedule.slack
         return (
             epsilon_at_order(self._order, most, budget.delta / slack.delta_factor) + slack.epsilon
@@ -163,6 +179,7 @@ class LedgerState:
         if self.pending is None:
             return
         cost = self._divergence(survivors)
+        self._settled_in_all += cost
         for client in self.pending:
             self._settled[client] = self._settled.get(client, 0.0) + cost
         self.pending = None

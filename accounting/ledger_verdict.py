@@ -164,6 +164,8 @@ class _Walk:
     facts: Mapping[str, object] = field(default_factory=dict)
     #: client -> (survivors, or None if booked at the guaranteed noise) -> number of rounds
     survivors: dict[str, Counter[int | None]] = field(default_factory=dict)
+    #: the same over all rounds, whoever took part
+    survivors_by_round: Counter[int | None] = field(default_factory=Counter)
 
     @property
     def schedule(self) -> ReleaseSchedule:
@@ -237,6 +239,8 @@ class _Walk:
         self._settle(len(survivors) if released else None)
 
     def _settle(self, survivors: int | None) -> None:
+        if self.cohort is not None:
+            self.survivors_by_round[survivors] += 1
         for client in self.cohort or ():
             self.survivors.setdefault(client, Counter())[survivors] += 1
         self.cohort = None
@@ -272,7 +276,10 @@ class _Walk:
         return priced
 
     def realised(self) -> float:
-        """Run the filter over every client's own rounds and return the largest result."""
+        """Run the filter over every client's own rounds and return the largest result.
+
+        A record whose copies share sums may have been in all rounds.
+        """
         self._settle(None)
         budget, schedule = self.header.budget, self.schedule
         if not self.counts:
@@ -282,7 +289,10 @@ class _Walk:
         delta = budget.delta / schedule.slack.delta_factor
         planned = schedule.view(schedule.headline)
         largest = 0.0
-        for histories in {frozenset(counter.items()) for counter in self.survivors.values()}:
+        histories_of = list(self.survivors.values())
+        if schedule.copies_share_sums:
+            histories_of = [self.survivors_by_round]
+        for histories in {frozenset(counter.items()) for counter in histories_of}:
             total = RdpFilter.committed(planned, delta)
             for survivors, rounds in histories:
                 one = schedule.realised_round(survivors)

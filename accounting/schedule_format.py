@@ -7,8 +7,10 @@ from typing import Any
 from accounting.adversaries import Mode, Noise, ReleaseSchedule, SecretCohort
 from accounting.errors import InvalidPrivacyParameter
 from accounting.noise_shares import GridNoise, NoiseShares
+from accounting.record_copies import RecordCopies
 
 _FIELDS = frozenset({"mode", "sample_rate", "noise", "participations", "local_steps"})
+_OPTIONAL = frozenset({"secret_cohort", "record_copies"})
 _NOISE_KINDS: dict[str, type[NoiseShares | GridNoise]] = {"shares": NoiseShares, "grid": GridNoise}
 _FLOAT_FIELDS = {
     "noise_multiplier",
@@ -29,6 +31,8 @@ def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
     }
     if schedule.secret_cohort is not None:
         encoded["secret_cohort"] = asdict(schedule.secret_cohort)
+    if schedule.copies is not None:
+        encoded["record_copies"] = asdict(schedule.copies)
     return encoded
 
 
@@ -38,7 +42,7 @@ def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
     Raises:
         InvalidPrivacyParameter: missing or unknown fields, wrong types, or values out of range.
     """
-    if not isinstance(encoded, Mapping) or encoded.keys() - {"secret_cohort"} != _FIELDS:
+    if not isinstance(encoded, Mapping) or encoded.keys() - _OPTIONAL != _FIELDS:
         raise InvalidPrivacyParameter("schedule", encoded, f"expected the fields {sorted(_FIELDS)}")
     if encoded["mode"] not in set(Mode):
         raise InvalidPrivacyParameter("mode", encoded["mode"], f"known are {sorted(Mode)}")
@@ -52,7 +56,17 @@ def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
         participations=encoded["participations"],
         local_steps=encoded["local_steps"],
         secret_cohort=_decode_cohort(encoded) if "secret_cohort" in encoded else None,
+        copies=_decode_copies(encoded) if "record_copies" in encoded else None,
     )
+
+
+def _decode_copies(encoded: Mapping[str, Any]) -> RecordCopies:
+    fields = encoded["record_copies"]
+    if not isinstance(fields, Mapping) or fields.keys() != {"most", "rounds"}:
+        raise InvalidPrivacyParameter("record_copies", fields, "expected the fields most, rounds")
+    for name in ("most", "rounds"):
+        _require_type(name, fields[name], int)
+    return RecordCopies(fields["most"], fields["rounds"])
 
 
 def _decode_cohort(encoded: Mapping[str, Any]) -> SecretCohort:

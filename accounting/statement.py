@@ -42,7 +42,7 @@ def guarantee(
             f"Run {header.run_id}: (epsilon, delta)-differential privacy, "
             f"delta = {header.budget.delta:g}, mode {schedule.mode}."
         ),
-        f"Unit: {_UNIT_WORDS[header.unit]}.",
+        f"Unit: {_UNIT_WORDS[header.unit]}{_copies(schedule)}.",
         (
             "Adjacency: zero-out. Any one unit may be replaced by a null record that contributes "
             "nothing; the sizes of all data sets are public."
@@ -71,9 +71,10 @@ def guarantee(
 
 def _scope(schedule: ReleaseSchedule, rounds: int) -> str:
     if schedule.mode is not Mode.USER:
+        where = "clients hold disjoint data" if schedule.copies is None else "copies are counted in"
         return (
             f"Scope: what {rounds} rounds release about one unit, each at sample rate "
-            f"{schedule.sample_rate:g}; clients hold disjoint data."
+            f"{schedule.sample_rate:g}; {where}."
         )
     scope = f"Scope: {rounds} rounds of one user, each the sum of its cohort's clipped updates"
     if schedule.secret_cohort is None:
@@ -170,8 +171,25 @@ def _assumptions(schedule: ReleaseSchedule) -> list[str]:
     else:
         itself = "node" if schedule.mode is Mode.GOSSIP else "client"
         lines.append(f"  - the {itself} itself follows the protocol;")
-    lines.append("  - no unit sits at two clients, and nothing else computed from it is published.")
+    lines.append(f"  - {_places(schedule)}, and nothing else computed from it is published.")
     return lines
+
+
+def _copies(schedule: ReleaseSchedule) -> str:
+    if schedule.copies is None:
+        return ""
+    return f", with all its copies, of which there are at most {schedule.copies.most}"
+
+
+def _places(schedule: ReleaseSchedule) -> str:
+    if schedule.mode is Mode.USER:
+        return "all pairs of a user sit at one client"
+    if schedule.copies is None:
+        return "no pair stands twice in the data, at one client or at two"
+    most = schedule.copies.most
+    if schedule.copies_share_sums:
+        return f"no pair stands more than {most} times in the data, at one client or at several"
+    return f"no pair sits at more than {most} clients, or twice at one"
 
 
 def _limits(schedule: ReleaseSchedule) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from privfed_dpo.audit.held_back import hold_back
 from privfed_dpo.config import Config
+from privfed_dpo.data.copies import require_stated_copies
 from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.partition import Partition, partition_pairs
 from privfed_dpo.data.preferences import load_preferences
@@ -64,6 +65,12 @@ def load_inputs(config: Config) -> Inputs:
         alpha=data.dirichlet_alpha,
     )
     audited = hold_back(partition, config.evaluation.audit_held_back, seed=config.run.seed)
+    if config.privacy.mode != "none":
+        require_stated_copies(
+            audited.partition.shards,
+            mode=config.privacy.mode,
+            record_copies=config.privacy.record_copies,
+        )
     return Inputs(
         partition=audited.partition, held_out=held_out, task=task, held_back=audited.pairs
     )

@@ -19,6 +19,7 @@ from accounting import (
     GridNoise,
     Mode,
     NoiseShares,
+    RecordCopies,
     ReleaseSchedule,
     SecretCohort,
     calibrate_noise_multiplier,
@@ -63,7 +64,14 @@ Clients = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int | None, typer.Option(help="with --clients: rounds of the whole run; default: --steps")
+    int | None,
+    typer.Option(
+        help="with --clients or --record-copies: rounds of the whole run; default: --steps"
+    ),
+]
+Copies = Annotated[
+    int,
+    typer.Option(help="times that one record may stand in the data of all clients", min=1),
 ]
 SensitivitySteps = Annotated[
     float | None,
@@ -91,12 +99,14 @@ def epsilon(  # noqa: PLR0917 - options of a command
     batches: BatchKind = Batches.POISSON,
     clients: Clients = None,
     rounds: Rounds = None,
+    record_copies: Copies = 1,
     sensitivity_steps: SensitivitySteps = None,
     dimension: Dimension = 1,
     as_json: AsJson = False,
 ) -> None:
     """Price a mechanism: epsilon for every adversary, by two accountants."""
-    releases = _releases(mode, sample_rate, steps, local_steps, batches)
+    copies = _record_copies(mode, record_copies, rounds or steps)
+    releases = _releases(mode, sample_rate, steps, local_steps, batches, copies)
     secret = _secret_cohort(mode, cohort, clients, rounds or steps)
     schedule = _schedule(releases, secret, noise_multiplier, cohort, dropout_tolerance, colluders)
     more: dict[str, object] = {}
@@ -122,10 +132,12 @@ def calibrate(  # noqa: PLR0917 - options of a command
     batches: BatchKind = Batches.POISSON,
     clients: Clients = None,
     rounds: Rounds = None,
+    record_copies: Copies = 1,
     as_json: AsJson = False,
 ) -> None:
     """Find the least noise that meets a target, with the certificate that it is the least."""
-    releases = _releases(mode, sample_rate, steps, local_steps, batches)
+    copies = _record_copies(mode, record_copies, rounds or steps)
+    releases = _releases(mode, sample_rate, steps, local_steps, batches, copies)
     secret = _secret_cohort(mode, cohort, clients, rounds or steps)
 
     def schedule_at(noise_multiplier: float) -> ReleaseSchedule:
@@ -147,18 +159,32 @@ class _Releases:
     sample_rate: float
     participations: int
     local_steps: int
+    copies: RecordCopies | None
 
 
-def _releases(
-    mode: Mode, sample_rate: float, steps: int, local_steps: int, batches: Batches
+def _record_copies(mode: Mode, most: int, rounds: int) -> RecordCopies | None:
+    if most == 1:
+        return None
+    if mode in {Mode.USER, Mode.NONE}:
+        raise typer.BadParameter(f"--record-copies counts copies of a pair: not in mode {mode}")
+    return RecordCopies(most, rounds)
+
+
+def _releases(  # noqa: PLR0917 - one number of the mechanism each
+    mode: Mode,
+    sample_rate: float,
+    steps: int,
+    local_steps: int,
+    batches: Batches,
+    copies: RecordCopies | None,
 ) -> _Releases:
     """Return what is repeated how often; shuffled batches become whole epochs at rate 1."""
     if mode is Mode.USER:
-        return _Releases(mode, 1.0, steps, local_steps)
+        return _Releases(mode, 1.0, steps, local_steps, copies)
     if batches is Batches.SHUFFLED:
         epochs = round(steps * local_steps * sample_rate, _EPOCH_DECIMALS)
-        return _Releases(mode, 1.0, max(1, math.ceil(epochs)), 1)
-    return _Releases(mode, sample_rate, steps, local_steps)
+        return _Releases(mode, 1.0, max(1, math.ceil(epochs)), 1, copies)
+    return _Releases(mode, sample_rate, steps, local_steps, copies)
 
 
 def _secret_cohort(
@@ -193,6 +219,7 @@ def _schedule(  # noqa: PLR0917 - one number of the mechanism each
         participations=releases.participations,
         local_steps=releases.local_steps,
         secret_cohort=secret,
+        copies=releases.copies,
     )
 
 
@@ -206,7 +233,7 @@ def _on_grid(
     if isinstance(noise, GridNoise):
         return schedule
     shares = noise if isinstance(noise, NoiseShares) else NoiseShares(noise, 1, 0, 0)
-    rounds = schedule.secret_cohort.rounds if schedule.secret_cohort else schedule.participations
+    views = [schedule.view(adversary) for adversary in Adversary]
     grid = GridNoise(
         noise_multiplier=shares.noise_multiplier,
         sensitivity_steps=sensitivity_steps,
@@ -214,7 +241,7 @@ def _on_grid(
         dropout_tolerance=shares.dropout_tolerance,
         colluders=shares.colluders,
         dimension=dimension,
-        releases=rounds * schedule.local_steps,
+        releases=max(spend.count for spends in views for spend in spends),
         sampler_relative_error=SAMPLER_RELATIVE_ERROR,
     )
     return replace(schedule, noise=grid)

@@ -49,6 +49,11 @@ def _user(config: Config) -> list[str]:
             "privacy.mode=user needs privacy.max_update_norm: without a bound on a client's update "
             "no noise is enough"
         )
+    if config.privacy.record_copies > 1:
+        problems.append(
+            "privacy.record_copies counts copies of a pair; in privacy.mode=user all pairs of a "
+            "user sit at one client and are protected together: set it to 1"
+        )
     if config.evaluation.audit_pairs:
         problems.append(
             "evaluation.audit_pairs tests what is promised to one pair; privacy.mode=user promises "

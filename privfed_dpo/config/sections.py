@@ -137,6 +137,11 @@ class PrivacyConfig(Section):
         description="probability with which each pair joins a step (Poisson sampling); it "
         "amplifies nothing in user mode",
     )
+    record_copies: PositiveInt = Field(
+        1,
+        description="public bound on how often one record (user, prompt, chosen, rejected) may "
+        "stand in the data of all clients; epsilon then covers all copies together",
+    )
     dropout_tolerance: NonNegativeInt = Field(
         0, description="clients of a cohort that may vanish without weakening the promise"
     )

@@ -37,6 +37,7 @@ ATTRIBUTES: tuple[tuple[tuple[str, str], ...], ...] = (
 WORDINGS = 2
 LEVEL_VALUES = (-1.0, 0.0, 1.0)
 EVALUATION_GAP = 0.4
+_TRIES = 100
 """Held-out pairs differ by at least this much in common utility, so their verdict is clear."""
 
 
@@ -164,13 +165,19 @@ def _judged_by_users(
 ) -> tuple[tuple[PreferencePair, ...], float]:
     pairs: list[PreferencePair] = []
     agreements: list[float] = []
+    judged: set[PreferencePair] = set()
     for user, own in enumerate(user_weights):
         for prompt in _draw(generator, prompts, pairs_per_client):
-            first, second = _two_answers(generator, prompt, wordings)
-            difference = first.values - second.values
-            choice = _sigmoid(own @ difference / temperature)
-            prefers_first = bool(generator.random() < choice)
-            pairs.append(_pair(prompt, first, second, prefers_first=prefers_first, user=user))
+            for _ in range(_TRIES):
+                first, second = _two_answers(generator, prompt, wordings)
+                difference = first.values - second.values
+                choice = _sigmoid(own @ difference / temperature)
+                prefers_first = bool(generator.random() < choice)
+                pair = _pair(prompt, first, second, prefers_first=prefers_first, user=user)
+                if pair not in judged:
+                    break
+            judged.add(pair)
+            pairs.append(pair)
             common = float(weights @ difference)
             agreements.append(0.5 if common == 0 else float((common > 0) == prefers_first))
     return tuple(pairs), float(np.mean(agreements))

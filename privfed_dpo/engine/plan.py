@@ -263,6 +263,7 @@ class RunPlan:
             "participations": self.participations,
             "local_steps": self.local_steps,
             "sample_rate": self.sample_rate,
+            "record_copies": self.schedule.copies.most if self.schedule.copies else 1,
             "expected_batch_pairs": self.expected_batch_pairs,
             "target_epsilon": self.budget.epsilon if self.budget else None,
             "delta": self.delta,

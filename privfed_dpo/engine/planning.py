@@ -12,6 +12,7 @@ from accounting import (
     CalibrationFailed,
     GridNoise,
     Mode,
+    RecordCopies,
     ReleaseSchedule,
     Repeated,
     calibrate_noise_multiplier,
@@ -62,6 +63,7 @@ class _Planner:
             rounds=config.federation.rounds, clients=self.clients, cohort=self.cohort
         )
         self.local_steps = config.federation.local_steps
+        self.copies = self._record_copies()
         records = self.clients if self.mode is Mode.USER else facts.pairs_total
         self.delta = config.privacy.delta or default_delta(max(2, records))
         self.sends_updates = self.mode is Mode.LOCAL or (
@@ -214,10 +216,24 @@ class _Planner:
             dropout_tolerance=self._missing_shares() if shared else 0,
             colluders=self.config.privacy.colluders if shared else 0,
             dimension=self.facts.dimension + self.config.evaluation.audit_lanes,
-            releases=self.participations * (1 if shared else self.local_steps),
+            releases=self._releases(),
             sampler_relative_error=SAMPLER_RELATIVE_ERROR,
         )
         return self._release(noise), ring
+
+    def _record_copies(self) -> RecordCopies | None:
+        most = self.config.privacy.record_copies
+        if most == 1 or self.mode is Mode.NONE:
+            return None
+        return RecordCopies(most, self.config.federation.rounds)
+
+    def _releases(self) -> int:
+        """Noisy sums or steps that one record and all its copies are in."""
+        if self.mode is Mode.LOCAL:
+            return self.participations * self.local_steps * self.config.privacy.record_copies
+        if self.copies is None:
+            return self.participations
+        return self.copies.rounds_of(self.participations, self.copies.rounds)
 
     def _release(self, noise: GridNoise | None) -> ReleaseSchedule:
         return ReleaseSchedule(
@@ -226,6 +242,7 @@ class _Planner:
             noise=noise,
             participations=self.participations,
             local_steps=self.local_steps,
+            copies=self.copies,
         )
 
     def _ring(self, noise_multiplier: float) -> RingSizing:

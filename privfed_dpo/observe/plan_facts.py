@@ -105,6 +105,7 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("mode", _plain(plan, "mode")),
                 ("unit", _plain(plan, "unit")),
                 ("adjacency", _plain(plan, "adjacency").replace("_", "-")),
+                ("copies of one record, at most", _plain(plan, "record_copies")),
                 ("target epsilon", _target(plan)),
                 ("delta", _delta(plan)),
                 ("noise multiplier of the sum", _number(plan, "noise_multiplier")),

@@ -127,3 +127,24 @@ def test_a_grid_without_noise_is_refused():
     result = CliRunner().invoke(app, [*GRID, "--mode", "none"])
     assert result.exit_code == 2
     assert "--sensitivity-steps" in result.output
+
+
+def test_copies_of_a_record_raise_the_price():
+    shared = ("--noise-multiplier", "1", "--sample-rate", "0.01", "--steps", "1000", "--json")
+    twice = json.loads(run("epsilon", *shared, "--record-copies", "2"))["epsilon"]
+    assert twice["coalition"]["pld"] == pytest.approx(3.979, rel=1e-3)  # a group of two
+    own = ("--mode", "local", "--record-copies", "2")
+    apart = json.loads(run("epsilon", *shared, *own))["epsilon"]
+    plain = json.loads(run("epsilon", *shared[:4], "--steps", "2000", "--json"))["epsilon"]
+    assert apart["coalition"] == plain["coalition"]
+    found = json.loads(
+        run("calibrate", "--target-epsilon", "3.979", *shared[2:], "--record-copies", "2")
+    )
+    assert found["certificate"]["noise_multiplier"] == pytest.approx(1.0, rel=3e-3)
+
+
+def test_copies_are_refused_where_everything_of_a_client_is_one_record():
+    arguments = ["epsilon", "--noise-multiplier", "1", "--steps", "1", "--mode", "user"]
+    result = CliRunner().invoke(app, [*arguments, "--record-copies", "2"])
+    assert result.exit_code == 2
+    assert "copies" in result.output
