@@ -37,8 +37,9 @@ ATTRIBUTES: tuple[tuple[tuple[str, str], ...], ...] = (
 WORDINGS = 2
 LEVEL_VALUES = (-1.0, 0.0, 1.0)
 EVALUATION_GAP = 0.4
-_TRIES = 100
 """Held-out pairs differ by at least this much in common utility, so their verdict is clear."""
+
+_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
