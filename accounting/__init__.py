@@ -42,6 +42,7 @@ from accounting.events import (
     decode_event,
     encode_event,
 )
+from accounting.labels import LabelCost, RandomizedLabels, label_cost
 from accounting.ledger import Ledger, SpendReceipt
 from accounting.ledger_format import LedgerHeader
 from accounting.ledger_verdict import LedgerRecord, LedgerVerdict, read_ledger, verify_ledger
@@ -79,6 +80,7 @@ __all__ = [
     "GridNoise",
     "GroupPoissonGaussianRelease",
     "InvalidPrivacyParameter",
+    "LabelCost",
     "Ledger",
     "LedgerCorrupted",
     "LedgerHeader",
@@ -90,6 +92,7 @@ __all__ = [
     "NoiseShares",
     "PoissonGaussianRelease",
     "PrivacyUnit",
+    "RandomizedLabels",
     "RdpFilter",
     "Receipt",
     "RecordCopies",
@@ -114,6 +117,7 @@ __all__ = [
     "gaussian_epsilon",
     "gaussian_fit_bound",
     "guarantee",
+    "label_cost",
     "lane_scores",
     "membership_report",
     "one_run_bound",

@@ -20,6 +20,7 @@ from accounting.events import (
     Repeated,
     UnprotectedRelease,
 )
+from accounting.labels import LabelCost, RandomizedLabels, label_cost
 from accounting.noise_shares import GridNoise, NoiseShares, require_noise_multiplier
 from accounting.record_copies import RecordCopies
 from accounting.units import PrivacyUnit
@@ -117,6 +118,8 @@ class ReleaseSchedule:
         secret_cohort: in mode user, that cohorts are secret Poisson samples; None claims nothing.
         copies: that a record may stand several times in the data; None says once. Not in mode user,
             where everything of a client is one record.
+        labels: flips of the labels before anything else; a promise about another unit, which
+            changes nothing that is said here about pairs or users. See `accounting.labels`.
 
     Raises:
         InvalidPrivacyParameter: the fields do not fit each other.
@@ -129,6 +132,7 @@ class ReleaseSchedule:
     local_steps: int = 1
     secret_cohort: SecretCohort | None = None
     copies: RecordCopies | None = None
+    labels: RandomizedLabels | None = None
 
     def __post_init__(self) -> None:
         """Refuse schedules whose accounting would not describe the mechanism."""
@@ -199,6 +203,21 @@ class ReleaseSchedule:
     def unit(self) -> PrivacyUnit:
         """What the noise is scaled to: everything of one client in mode user, else one pair."""
         return PrivacyUnit.USER if self.mode is Mode.USER else PrivacyUnit.PAIR
+
+    def label_cost(self, unit_epsilon: float, delta: float) -> LabelCost | None:
+        """Return what a run reveals about one judgement, copies of it included.
+
+        Args:
+            unit_epsilon: epsilon of the run for one unit at `delta`; infinite without noise.
+            delta: failure probability, in (0, 1).
+
+        Returns:
+            None if labels are not flipped.
+        """
+        if self.labels is None:
+            return None
+        copies = 1 if self.copies is None else self.copies.most
+        return label_cost(self.labels, unit_epsilon, delta, copies=copies)
 
     @property
     def slack(self) -> Slack:

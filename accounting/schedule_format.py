@@ -6,11 +6,13 @@ from typing import Any
 
 from accounting.adversaries import Mode, Noise, ReleaseSchedule, SecretCohort
 from accounting.errors import InvalidPrivacyParameter
+from accounting.labels import RandomizedLabels
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.record_copies import RecordCopies
 
 _FIELDS = frozenset({"mode", "sample_rate", "noise", "participations", "local_steps"})
-_OPTIONAL = frozenset({"secret_cohort", "record_copies"})
+_OPTIONAL = frozenset({"secret_cohort", "record_copies", "labels"})
+_RESPONSE = "randomized_response"
 _NOISE_KINDS: dict[str, type[NoiseShares | GridNoise]] = {"shares": NoiseShares, "grid": GridNoise}
 _FLOAT_FIELDS = {
     "noise_multiplier",
@@ -33,6 +35,8 @@ def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
         encoded["secret_cohort"] = asdict(schedule.secret_cohort)
     if schedule.copies is not None:
         encoded["record_copies"] = asdict(schedule.copies)
+    if schedule.labels is not None:
+        encoded["labels"] = {"kind": _RESPONSE, **asdict(schedule.labels)}
     return encoded
 
 
@@ -57,6 +61,7 @@ def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
         local_steps=encoded["local_steps"],
         secret_cohort=_decode_cohort(encoded) if "secret_cohort" in encoded else None,
         copies=_decode_copies(encoded) if "record_copies" in encoded else None,
+        labels=_decode_labels(encoded) if "labels" in encoded else None,
     )
 
 
@@ -67,6 +72,20 @@ def _decode_copies(encoded: Mapping[str, Any]) -> RecordCopies:
     for name in ("most", "rounds"):
         _require_type(name, fields[name], int)
     return RecordCopies(fields["most"], fields["rounds"])
+
+
+def _decode_labels(encoded: Mapping[str, Any]) -> RandomizedLabels:
+    fields = encoded["labels"]
+    if (
+        not isinstance(fields, Mapping)
+        or fields.keys() != {"kind", "flip_probability"}
+        or fields["kind"] != _RESPONSE
+    ):
+        raise InvalidPrivacyParameter(
+            "labels", fields, f"expected kind {_RESPONSE} and a flip_probability"
+        )
+    _require_type("flip_probability", fields["flip_probability"], int, float)
+    return RandomizedLabels(fields["flip_probability"])
 
 
 def _decode_cohort(encoded: Mapping[str, Any]) -> SecretCohort:

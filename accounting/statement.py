@@ -66,7 +66,37 @@ def guarantee(
             f"With the survivors there really were, the RDP filter gives {_up(realised)}; "
             "this is information, the bounds above are the guarantee."
         )
+    lines += _label_lines(schedule, epsilon.get(schedule.headline), header.budget.delta)
     return "\n".join([*lines, *_assumptions(schedule), *_limits(schedule)])
+
+
+def _label_lines(schedule: ReleaseSchedule, unit: EpsilonPair | None, delta: float) -> list[str]:
+    """State what the flips promise about labels: a unit of its own, never added to the others."""
+    labels = schedule.labels
+    cost = schedule.label_cost(math.inf if unit is None else unit.pld, delta)
+    if labels is None or cost is None:
+        return []
+    lines = [
+        (
+            "Labels, a unit of their own: which of a pair's two answers was preferred was flipped "
+            f"once with probability {labels.flip_probability:.6g} before anything was computed."
+        ),
+        (
+            f"  One label against everybody: epsilon = {_up(cost.pure)}, delta = 0, however "
+            "many rounds; prompts and answers are not covered by it, and k labels of one person "
+            "get k times as much."
+        ),
+    ]
+    if cost.delta > 0:
+        lines.append(
+            f"  Flips and noise together: epsilon = {_up(cost.epsilon)} at delta = "
+            f"{cost.delta:.3e} for one label, against the {schedule.headline}."
+        )
+    lines.append(
+        "  This holds if flips are secret, drawn once per label and never again, and the true "
+        "labels are used nowhere else."
+    )
+    return lines
 
 
 def _scope(schedule: ReleaseSchedule, rounds: int) -> str:
@@ -86,14 +116,21 @@ def _scope(schedule: ReleaseSchedule, rounds: int) -> str:
 
 
 def _no_guarantee(header: LedgerHeader, rounds: int) -> str:
+    scope = " for pairs" if header.schedule.labels else ""
     return "\n".join(
         (
-            f"Run {header.run_id}: NO differential privacy: no noise, hence infinite epsilon.",
+            (
+                f"Run {header.run_id}: NO differential privacy{scope}: no noise, hence infinite "
+                "epsilon."
+            ),
             (
                 f"{rounds} rounds are released as they are; whoever holds the model, or any of the "
                 "sums, may learn about single pairs."
             ),
-            "Use this run as a baseline only, on data that may be public.",
+            *(
+                _label_lines(header.schedule, None, 0.5)
+                or ("Use this run as a baseline only, on data that may be public.",)
+            ),
         )
     )
 

@@ -19,11 +19,13 @@ from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.lanes import LaneCoins
 from privfed_dpo.engine.measurement import HeldOutMeasure, HeldOutPairs, choose_held_out
+from privfed_dpo.engine.objective import label_response, measured_loss
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import DataError
 from privfed_dpo.inputs import Inputs, load_inputs
+from privfed_dpo.label_secret import LabelSecret
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.adapters import Adapter
 from privfed_dpo.model.eligibility import position_limit
@@ -135,7 +137,11 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
 
 
 def assemble(
-    config: Config, *, base_folder: Path | None = None, coins: PairCoins | None = None
+    config: Config,
+    *,
+    base_folder: Path | None = None,
+    coins: PairCoins | None = None,
+    labels: LabelSecret | None = None,
 ) -> Assembly:
     """Build all parts; the plan comes first, so that a bad one costs no compute.
 
@@ -144,6 +150,7 @@ def assemble(
         base_folder: where the embedded task's warmed-up base is kept, which no hub has: read if
             it is there, written if not.
         coins: the auditor's coins, one for each of the config's audit pairs.
+        labels: where flips of labels come from, if the config wants any.
 
     Raises:
         DataError, ModelError, PlanRefused: what is wrong and what to do; nothing was spent.
@@ -171,6 +178,13 @@ def assemble(
         (*pairs, *(canaries.trained_by(number) if canaries else ()))
         for number, pairs in enumerate(_tokenized_shards(inputs, loaded, max_length))
     )
+    held_back = tuple(
+        tokenize_pairs(pairs, loaded.tokenizer, max_length=max_length).pairs
+        for pairs in inputs.held_back
+    )
+    names = plan.facts.client_names
+    shards = _flipped(config, names, shards, labels, purpose="train")
+    held_back = _flipped(config, names, held_back, labels, purpose="held-back")
     scored = reference([pair for shard in shards for pair in shard])
     bounds = np.cumsum([0, *map(len, shards)])
     held_out = _held_out(config, inputs, loaded, max_length, reference)
@@ -184,14 +198,16 @@ def assemble(
             for shard, start, stop in zip(shards, bounds[:-1], bounds[1:], strict=True)
         ),
         source=source,
-        measure=HeldOutMeasure(gradients, held_out, max_grad_norm=plan.max_grad_norm),
+        measure=HeldOutMeasure(
+            gradients,
+            held_out,
+            max_grad_norm=plan.max_grad_norm,
+            loss=measured_loss(config),
+        ),
         held_out=held_out,
         data_fingerprint=_fingerprint(shards, held_out),
         canaries=canaries,
-        held_back=tuple(
-            tokenize_pairs(pairs, loaded.tokenizer, max_length=max_length).pairs
-            for pairs in inputs.held_back
-        ),
+        held_back=held_back,
     )
 
 
@@ -201,6 +217,29 @@ def _tokenized_shards(
     return tuple(
         tokenize_pairs(shard.pairs, loaded.tokenizer, max_length=max_length).pairs
         for shard in inputs.partition.shards
+    )
+
+
+def _flipped(
+    config: Config,
+    names: Sequence[str],
+    shards: tuple[tuple[TokenizedPair, ...], ...],
+    labels: LabelSecret | None,
+    *,
+    purpose: str,
+) -> tuple[tuple[TokenizedPair, ...], ...]:
+    """Flip labels before anything is computed from them; canaries are pairs like all others."""
+    response = label_response(config)
+    if response is None:
+        return shards
+    if labels is None:
+        raise DataError(
+            "privacy.label_epsilon needs a secret that labels are flipped by",
+            advice="Runs draw one; give LabelSecret.draw(secrets.token_bytes) to assemble.",
+        )
+    return tuple(
+        response.privatize(pairs, labels.words(name, len(pairs), purpose=purpose))
+        for name, pairs in zip(names, shards, strict=False)
     )
 
 

@@ -14,12 +14,15 @@ import numpy as np
 from accounting import Ledger, read_ledger
 from privfed_dpo.assembly import Assembly
 from privfed_dpo.audit.run_audit import LANES_FILE
+from privfed_dpo.config import load_config
 from privfed_dpo.engine.federated import TrainingResult
+from privfed_dpo.label_secret import LABELS_FILE
 from privfed_dpo.model.saved_adapter import verify_saved_adapter
 from privfed_dpo.observe.evidence import closing_facts, file_sha256, vouched_for
 from privfed_dpo.observe.run_folder import (
     ADAPTER_FOLDER,
     CHECKPOINT_FOLDER,
+    CONFIG_FILE,
     LEDGER_FILE,
     write_json_atomic,
 )
@@ -93,7 +96,12 @@ def complete_ending(folder: Path) -> dict[str, object] | None:
 
 
 def leave_tidy(folder: Path) -> None:
-    """Write the report and remove what only an unfinished run needs: its keys, last the draft."""
+    """Write the report and remove what only an unfinished run needs: its secrets, last the draft.
+
+    Whoever is to audit the run needs the pairs as they were trained on, flipped labels included.
+    """
     write_report(folder)
-    for name in (KEYS_FILE, _DRAFT_FILE):
+    wanted = load_config(folder / CONFIG_FILE).evaluation
+    audited = wanted.audit_lanes or wanted.audit_pairs or wanted.audit_held_back
+    for name in (KEYS_FILE, *(() if audited else (LABELS_FILE,)), _DRAFT_FILE):
         (folder / CHECKPOINT_FOLDER / name).unlink(missing_ok=True)

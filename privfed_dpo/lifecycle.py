@@ -38,6 +38,7 @@ from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
 from privfed_dpo.inputs import load_inputs
+from privfed_dpo.label_secret import LABELS_FILE, LabelSecret
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.observe.environment import environment_facts
 from privfed_dpo.observe.evidence import file_sha256
@@ -90,11 +91,14 @@ def train(
     """
     folder = new_run_folder(config) if folder is None else folder
     coins = _toss_pair_coins(config, entropy)
-    assembly = assemble(config, base_folder=folder / BASE_FOLDER, coins=coins)
+    labels = LabelSecret.draw(entropy) if config.privacy.label_epsilon is not None else None
+    assembly = assemble(config, base_folder=folder / BASE_FOLDER, coins=coins, labels=labels)
     run_id = entropy(16)
     folder.mkdir(parents=True, exist_ok=True)
     if coins is not None:
         coins.save(folder / COINS_FILE)
+    if labels is not None:
+        labels.save(folder / CHECKPOINT_FOLDER / LABELS_FILE)
     write_text_atomic(folder / CONFIG_FILE, dump_config(config))
     write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
     enrolment = Enrolment.draw(len(assembly.shards), entropy)
@@ -180,7 +184,10 @@ def reopen(folder: Path) -> Assembly:
     """
     config = load_config(folder / CONFIG_FILE)
     coins = PairCoins.load(folder / COINS_FILE) if config.evaluation.audit_pairs else None
-    return assemble(config, base_folder=folder / BASE_FOLDER, coins=coins)
+    labels = None
+    if config.privacy.label_epsilon is not None:
+        labels = LabelSecret.load(folder / CHECKPOINT_FOLDER / LABELS_FILE)
+    return assemble(config, base_folder=folder / BASE_FOLDER, coins=coins, labels=labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from privfed_dpo.config import Config
 from privfed_dpo.data.synthetic import SyntheticTask
 from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.dpo.clipped_sums import ClippedSums, SumMethod
-from privfed_dpo.dpo.loss import PairLoss
 from privfed_dpo.dpo.memory import measure_step_memory
 from privfed_dpo.dpo.pair_gradients import PairGradients
+from privfed_dpo.engine.objective import trained_loss
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
@@ -119,13 +119,7 @@ def make_gradients(
     dpo, sums = config.dpo, plan.sums
     gradients = PairGradients(
         adapter,
-        loss=PairLoss(
-            dpo.loss,
-            dpo.beta,
-            label_smoothing=dpo.label_smoothing,
-            target_margin=dpo.target_margin,
-            reference_free=dpo.reference_free,
-        ),
+        loss=trained_loss(config),
         form=dpo.form,
         micro_batch_pairs=sums.micro_batch_pairs or 1,
         gradient_checkpointing=dpo.gradient_checkpointing,

@@ -218,6 +218,7 @@ def _understated_summary(
                     f"summary.json claims epsilon {value} ({accountant.upper()}) against "
                     f"{adversary.value}; the ledger shows {found:.6g}"
                 )
+    problems += _understated_labels(summary.get("label"), header)
     if header.budget is not None and summary.get("delta") != header.budget.delta:
         problems.append(
             f"summary.json claims delta {summary.get('delta')}; the ledger holds the run to "
@@ -229,6 +230,17 @@ def _understated_summary(
     if not _says_the_same(str(summary.get("statement")), statement):
         problems.append("the statement in summary.json is not what the ledger supports")
     return problems
+
+
+def _understated_labels(claimed: object, header: LedgerHeader) -> list[str]:
+    """Compare what the summary says about labels with the flips that the ledger's header books."""
+    cost = header.schedule.label_cost(math.inf, 0.5)
+    if cost is None:
+        return [] if claimed is None else ["summary.json claims flipped labels; the ledger none"]
+    told = claimed.get("pure") if isinstance(claimed, dict) else None
+    if isinstance(told, int | float) and told >= cost.pure * (1 - _ROUNDING):
+        return []
+    return [f"summary.json claims {told} for a label; the ledger shows {cost.pure:.6g}"]
 
 
 def _says_the_same(claimed: str, supported: str) -> bool:

@@ -110,6 +110,14 @@ def _model(config: Config) -> list[str]:
         )
     if dpo.loss == "robust" and dpo.label_smoothing == 0.0:
         problems.append("dpo.loss=robust needs dpo.label_smoothing above 0, the flip rate")
+    if config.privacy.label_epsilon is not None and (
+        dpo.loss not in ("sigmoid", "robust") or (dpo.loss == "sigmoid" and dpo.label_smoothing)
+    ):
+        problems.append(
+            f"privacy.label_epsilon flips labels, which dpo.loss={dpo.loss} with "
+            f"dpo.label_smoothing={dpo.label_smoothing:g} cannot make up for; use sigmoid without "
+            "smoothing, or robust with the share of labels that were wrong before"
+        )
     if dpo.target_margin > 0.0 and dpo.loss != "simpo":
         problems.append(f"dpo.target_margin has no meaning for dpo.loss={dpo.loss}; use simpo")
     if dpo.reference_free and dpo.loss == "ipo":

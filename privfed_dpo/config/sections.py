@@ -142,6 +142,12 @@ class PrivacyConfig(Section):
         description="public bound on how often one record (user, prompt, chosen, rejected) may "
         "stand in the data of all clients; epsilon then covers all copies together",
     )
+    label_epsilon: Annotated[float, Field(gt=0.0, le=30.0)] | None = Field(
+        None,
+        description="pure epsilon of a label (which answer was chosen): each is flipped once, "
+        "before anything is computed, and the loss is debiased; in any mode, none included; null "
+        "flips nothing",
+    )
     dropout_tolerance: NonNegativeInt = Field(
         0, description="clients of a cohort that may vanish without weakening the promise"
     )

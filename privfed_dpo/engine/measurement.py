@@ -15,6 +15,7 @@ import numpy.typing as npt
 from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.dpo.evaluate import evaluate_preferences
 from privfed_dpo.dpo.gradient_metrics import Group, gradient_metrics
+from privfed_dpo.dpo.loss import PairLoss
 from privfed_dpo.dpo.pair_gradients import PairGradients
 
 
@@ -52,6 +53,7 @@ class HeldOutMeasure:
         gradients: policy and loss.
         held_out: the pairs; None measures nothing.
         max_grad_norm: clip bound the clip fraction refers to; None leaves it out.
+        loss: what is measured, where it is not what is trained.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class HeldOutMeasure:
         held_out: HeldOutPairs | None,
         *,
         max_grad_norm: float | None,
+        loss: PairLoss | None = None,
     ) -> None:
+        self._loss = loss or gradients.loss
         self._gradients = gradients
         self._held_out = held_out
         self._max_grad_norm = max_grad_norm
@@ -92,7 +96,7 @@ class HeldOutMeasure:
     def _preferences(
         self, held_out: HeldOutPairs
     ) -> tuple[npt.NDArray[np.float64], dict[str, float | None]]:
-        loss = self._gradients.loss
+        loss = self._loss
         metrics, margins = evaluate_preferences(
             self._gradients.adapter,
             held_out.pairs,

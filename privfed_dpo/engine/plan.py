@@ -248,6 +248,7 @@ class RunPlan:
     def describe(self) -> dict[str, object]:
         """The plan as plain facts: what `plan` prints, `plan.json` holds and the hash covers."""
         noise = self.noise
+        label = self.schedule.label_cost(float("inf"), self.delta)
         return {
             "mode": self.mode.value,
             "unit": self.schedule.unit.value,
@@ -271,6 +272,7 @@ class RunPlan:
                 adversary.value: {"pld": _finite(pair.pld), "rdp": _finite(pair.rdp)}
                 for adversary, pair in self.epsilons.items()
             },
+            "label_epsilon": label.pure if label else None,
             "noise_multiplier": noise.noise_multiplier if noise else None,
             "share_noise_multiplier": noise.share_noise_multiplier if noise else None,
             "max_grad_norm": self.max_grad_norm,

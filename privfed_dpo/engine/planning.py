@@ -12,6 +12,7 @@ from accounting import (
     CalibrationFailed,
     GridNoise,
     Mode,
+    RandomizedLabels,
     RecordCopies,
     ReleaseSchedule,
     Repeated,
@@ -20,6 +21,7 @@ from accounting import (
 )
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort import participation_bound
+from privfed_dpo.engine.objective import label_response, trained_loss
 from privfed_dpo.engine.plan import PublicFacts, RunPlan, UserUpdates
 from privfed_dpo.engine.sizing import RingSizing, size_gradient_sums, size_updates
 from privfed_dpo.engine.summing import choose_gradient_sums
@@ -243,7 +245,12 @@ class _Planner:
             participations=self.participations,
             local_steps=self.local_steps,
             copies=self.copies,
+            labels=self._labels(),
         )
+
+    def _labels(self) -> RandomizedLabels | None:
+        response = label_response(self.config)
+        return None if response is None else RandomizedLabels(response.flip_probability)
 
     def _ring(self, noise_multiplier: float) -> RingSizing:
         bits = self.config.secure_agg.modulus_bits
@@ -261,13 +268,13 @@ class _Planner:
         )
 
     def _objective(self) -> Mapping[str, object]:
-        federation, dpo = self.config.federation, self.config.dpo
+        federation, loss = self.config.federation, trained_loss(self.config)
         return {
-            "loss": dpo.loss,
-            "beta": dpo.beta,
-            "label_smoothing": dpo.label_smoothing,
-            "target_margin": dpo.target_margin,
-            "reference_free": dpo.reference_free,
+            "loss": loss.kind,
+            "beta": loss.beta,
+            "label_smoothing": loss.label_smoothing,
+            "target_margin": loss.target_margin,
+            "reference_free": loss.reference_free,
             "server_optimizer": federation.server_optimizer,
             "learning_rate": federation.learning_rate,
             "local_learning_rate": federation.local_learning_rate,

@@ -108,6 +108,7 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("copies of one record, at most", _plain(plan, "record_copies")),
                 ("target epsilon", _target(plan)),
                 ("delta", _delta(plan)),
+                ("epsilon of one label, pure", _label(plan)),
                 ("noise multiplier of the sum", _number(plan, "noise_multiplier")),
                 ("noise multiplier of one share", _number(plan, "share_noise_multiplier")),
                 ("norm bound of a pair's gradient", _number(plan, "max_grad_norm")),
@@ -145,6 +146,11 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
             ),
         ),
     )
+
+
+def _label(plan: Mapping[str, Any]) -> str:
+    epsilon = plan.get("label_epsilon")
+    return "labels are not flipped" if epsilon is None else format_epsilon(epsilon)
 
 
 def _sums(plan: Mapping[str, Any]) -> str:

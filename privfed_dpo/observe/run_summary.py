@@ -55,6 +55,7 @@ def run_summary(
             for adversary, pair in epsilons.items()
         },
         "delta": plan.delta,
+        "label": _label(plan, epsilons[plan.schedule.headline].pld),
         "initial": asdict(measured[0]) if measured else None,
         "final": asdict(_latest(measured, rows)) if rows else None,
         "rounds_done": sum(row.status == "released" for row in trained),
@@ -73,6 +74,12 @@ def run_summary(
         "per_client": per_client,
         "audit": None,
     }
+
+
+def _label(plan: RunPlan, unit_epsilon: float) -> dict[str, float] | None:
+    """What the run reveals about one label; None if labels were not flipped."""
+    cost = plan.schedule.label_cost(unit_epsilon, plan.delta)
+    return None if cost is None else asdict(cost)
 
 
 def _latest(measured: Sequence[MetricsRow], rows: Sequence[MetricsRow]) -> MetricsRow:
