@@ -118,8 +118,7 @@ class ReleaseSchedule:
         secret_cohort: in mode user, that cohorts are secret Poisson samples; None claims nothing.
         copies: that a record may stand several times in the data; None says once. Not in mode user,
             where everything of a client is one record.
-        labels: flips of the labels before anything else; a promise about another unit, which
-            changes nothing that is said here about pairs or users. See `accounting.labels`.
+        labels: flips of labels, before all else: a promise about another unit, `accounting.labels`.
 
     Raises:
         InvalidPrivacyParameter: the fields do not fit each other.
@@ -205,19 +204,12 @@ class ReleaseSchedule:
         return PrivacyUnit.USER if self.mode is Mode.USER else PrivacyUnit.PAIR
 
     def label_cost(self, unit_epsilon: float, delta: float) -> LabelCost | None:
-        """Return what a run reveals about one judgement, copies of it included.
+        """Return what a run reveals about one judgement, copies included; None without flips.
 
-        Args:
-            unit_epsilon: epsilon of the run for one unit at `delta`; infinite without noise.
-            delta: failure probability, in (0, 1).
-
-        Returns:
-            None if labels are not flipped.
+        `unit_epsilon` is what the run costs one unit at `delta`, infinite without noise.
         """
-        if self.labels is None:
-            return None
-        copies = 1 if self.copies is None else self.copies.most
-        return label_cost(self.labels, unit_epsilon, delta, copies=copies)
+        most = 1 if self.copies is None else self.copies.most
+        return self.labels and label_cost(self.labels, unit_epsilon, delta, copies=most)
 
     @property
     def slack(self) -> Slack:
