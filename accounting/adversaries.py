@@ -209,7 +209,8 @@ class ReleaseSchedule:
         `unit_epsilon` is what the run costs one unit at `delta`, infinite without noise.
         """
         most = 1 if self.copies is None else self.copies.most
-        return self.labels and label_cost(self.labels, unit_epsilon, delta, copies=most)
+        flips = self.labels
+        return None if flips is None else label_cost(flips, unit_epsilon, delta, copies=most)
 
     @property
     def slack(self) -> Slack:
