@@ -30,6 +30,7 @@ from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.adapters import Adapter
 from privfed_dpo.model.eligibility import position_limit
 from privfed_dpo.model.loading import LoadedModel, empty_model
+from privfed_dpo.model.tiny import TINY_LLAMA
 from privfed_dpo.policy import (
     AdapterGradients,
     adapter_spec,
@@ -39,6 +40,7 @@ from privfed_dpo.policy import (
     make_gradients,
     model_spec,
 )
+from privfed_dpo.workers import SharedGradients, WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Assembly:
     loaded: LoadedModel = field(repr=False)
     adapter: Adapter = field(repr=False)
     shards: tuple[PrivateShard, ...] = field(repr=False)
-    source: AdapterGradients = field(repr=False)
+    source: AdapterGradients | SharedGradients = field(repr=False)
     measure: HeldOutMeasure = field(repr=False)
     held_out: HeldOutPairs | None = field(repr=False)
     data_fingerprint: str
@@ -164,7 +166,7 @@ def assemble(
     adapter = Adapter.attach(loaded, adapter_spec(config))
     limit = position_limit(loaded.model)
     max_length = min(config.data.max_length, limit or config.data.max_length)
-    source = make_gradients(config, plan, adapter, max_length=max_length)
+    source = _source(config, plan, adapter, max_length, base_folder)
     gradients = source.gradients
     reference = ReferenceLogprobs(
         adapter,
@@ -208,6 +210,24 @@ def assemble(
         data_fingerprint=_fingerprint(shards, held_out),
         canaries=canaries,
         held_back=held_back,
+    )
+
+
+def _source(
+    config: Config,
+    plan: RunPlan,
+    adapter: Adapter,
+    max_length: int,
+    base_folder: Path | None,
+) -> AdapterGradients | SharedGradients:
+    """Gradients of this process, or of several that share them."""
+    local = make_gradients(config, plan, adapter, max_length=max_length)
+    if config.run.processes == 1:
+        return local
+    built_in = config.model.base == TINY_LLAMA
+    base = str(base_folder) if built_in and base_folder else config.model.base
+    return SharedGradients(
+        local, WorkerSpec.of_run(config, base=base, fingerprint=plan.facts.model_fingerprint)
     )
 
 

@@ -6,6 +6,7 @@ any moment leaves a folder that `resume` and `verify` understand.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -239,7 +240,8 @@ class _Run:
         dropouts = Dropouts(rate, self.assembly.config.run.seed) if rate else None
         carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
         script = self._training().script(checkpoint)
-        result = drive(script, carrier)
+        with contextlib.closing(self.assembly.source):
+            result = drive(script, carrier)
         self._tell(RunFinished(end_run(self.folder, self.assembly, self.ledger, result)))
         leave_tidy(self.folder)
         if result.status == "aborted":

@@ -59,6 +59,9 @@ class AdapterGradients:
         """Sum clipped pair gradients in integers, layer by layer; see `ClippedSums`."""
         return ClippedSums(self.gradients, clipper, method=self.method)(pairs, reference)
 
+    def close(self) -> None:
+        """Nothing to give back: there is no process but this one."""
+
 
 def model_spec(config: Config) -> ModelSpec:
     """Say which base model a configuration wants, and how it is held."""
@@ -98,6 +101,17 @@ def adapter_spec(config: Config) -> AdapterSpec:
     )
 
 
+def build_gradients(config: Config, adapter: Adapter, micro_batch_pairs: int) -> PairGradients:
+    """Build the gradients of a policy with the loss and layout that a configuration wants."""
+    return PairGradients(
+        adapter,
+        loss=trained_loss(config),
+        form=config.dpo.form,
+        micro_batch_pairs=micro_batch_pairs,
+        gradient_checkpointing=config.dpo.gradient_checkpointing,
+    )
+
+
 def make_gradients(
     config: Config, plan: RunPlan, adapter: Adapter, *, max_length: int
 ) -> AdapterGradients:
@@ -116,14 +130,8 @@ def make_gradients(
     Raises:
         ModelError: no exact form for this model, or not even one pair fits into memory.
     """
-    dpo, sums = config.dpo, plan.sums
-    gradients = PairGradients(
-        adapter,
-        loss=trained_loss(config),
-        form=dpo.form,
-        micro_batch_pairs=sums.micro_batch_pairs or 1,
-        gradient_checkpointing=dpo.gradient_checkpointing,
-    )
+    sums = plan.sums
+    gradients = build_gradients(config, adapter, sums.micro_batch_pairs or 1)
     if sums.micro_batch_pairs is None and sums.memory_bytes is not None:
         clipper = plan.clipper() or PairClipper(1.0, 1 << 20)
         memory = measure_step_memory(

@@ -39,6 +39,11 @@ class RunConfig(Section):
         description="CPU threads of the model; null is the library's choice; 1 is fastest for tiny "
         "models and on busy machines",
     )
+    processes: PositiveInt = Field(
+        1,
+        description="processes on this machine that share a client's gradients, one GPU each where "
+        "there are GPUs; integer sums do not depend on it",
+    )
     cache_dir: str | None = Field(
         None, description="folder for warmed-up models; null is ~/.cache/privfed-dpo"
     )

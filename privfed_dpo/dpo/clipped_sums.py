@@ -69,13 +69,21 @@ class ClippedSums:
         self.method = method
 
     def __call__(
-        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+        self,
+        pairs: Sequence[TokenizedPair],
+        reference: npt.NDArray[np.floating],
+        *,
+        rank: int = 0,
+        processes: int = 1,
     ) -> ClippedSum:
         """Sums the clipped gradients of the sampled pairs of ONE client.
 
         Args:
             pairs: any number; none gives the zero sum without touching the model.
             reference: float [B, 2], log pi_ref of chosen and rejected, row by row.
+            rank: with `processes`, which part of the micro-batches to take: every one of them is
+                the same whoever takes it, so the parts of all ranks add up to the whole sum.
+            processes: over how many processes micro-batches are dealt out.
 
         Returns:
             The exact integer sum, before noise; secret. A pair whose gradient is not finite
@@ -90,7 +98,8 @@ class ClippedSums:
         """
         self.gradients.check_reference(pairs, reference)
         total = self.clipper.empty(self.gradients.adapter.dimension)
-        for chosen in length_ordered_batches(pairs, self.gradients.micro_batch_pairs):
+        batches = length_ordered_batches(pairs, self.gradients.micro_batch_pairs)
+        for chosen in batches[rank::processes]:
             part = self._micro_batch([pairs[i] for i in chosen], reference[chosen])
             total = total.plus(part)
         return total
