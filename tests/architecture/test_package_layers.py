@@ -10,7 +10,9 @@ import pytest
 from tests.architecture.documents import ROOT
 
 PACKAGES = ("accounting", "secure_agg", "privfed_dpo")
-MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = sorted(
+    path for package in (*PACKAGES, "experiments") for path in (ROOT / package).rglob("*.py")
+)
 LONGEST_FILE_LINES = 350
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base"}
 
