@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from privfed_dpo.audit.pair_canaries import PairCanaries, PairCoins, canary_slots, write_canaries
 from privfed_dpo.config import Config
-from privfed_dpo.data.tokenize import TokenizedPair, tokenize_pairs
+from privfed_dpo.data.token_cache import PairTokenizer
+from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.engine.client import FederatedClient
@@ -176,20 +178,23 @@ def assemble(
         scorer=gradients.scorer,
     )
     canaries = _canaries(config, plan, loaded, max_length, coins)
+    tokenize = PairTokenizer(
+        loaded.tokenizer,
+        fingerprint=loaded.fingerprint,
+        max_length=max_length,
+        cache_dir=None if config.run.cache_dir is None else cache_folder(config) / "tokens",
+    )
     shards = tuple(
         (*pairs, *(canaries.trained_by(number) if canaries else ()))
-        for number, pairs in enumerate(_tokenized_shards(inputs, loaded, max_length))
+        for number, pairs in enumerate(_tokenized_shards(inputs, tokenize))
     )
-    held_back = tuple(
-        tokenize_pairs(pairs, loaded.tokenizer, max_length=max_length).pairs
-        for pairs in inputs.held_back
-    )
+    held_back = tuple(tokenize(pairs) for pairs in inputs.held_back)
     names = plan.facts.client_names
     shards = _flipped(config, names, shards, labels, purpose="train")
     held_back = _flipped(config, names, held_back, labels, purpose="held-back")
     scored = reference([pair for shard in shards for pair in shard])
     bounds = np.cumsum([0, *map(len, shards)])
-    held_out = _held_out(config, inputs, loaded, max_length, reference)
+    held_out = _held_out(config, inputs, tokenize, reference)
     return Assembly(
         config=config,
         plan=plan,
@@ -232,12 +237,13 @@ def _source(
 
 
 def _tokenized_shards(
-    inputs: Inputs, loaded: LoadedModel, max_length: int
+    inputs: Inputs, tokenize: PairTokenizer
 ) -> tuple[tuple[TokenizedPair, ...], ...]:
-    return tuple(
-        tokenize_pairs(shard.pairs, loaded.tokenizer, max_length=max_length).pairs
-        for shard in inputs.partition.shards
-    )
+    """Every client's pairs as token ids; all in one call, so that a cache is one file."""
+    shards = [shard.pairs for shard in inputs.partition.shards]
+    tokenized = tokenize([pair for pairs in shards for pair in pairs])
+    bounds = np.cumsum([0, *map(len, shards)])
+    return tuple(tokenized[start:stop] for start, stop in pairwise(bounds))
 
 
 def _flipped(
@@ -286,15 +292,14 @@ def _canaries(
 def _held_out(
     config: Config,
     inputs: Inputs,
-    loaded: LoadedModel,
-    max_length: int,
+    tokenize: PairTokenizer,
     reference: ReferenceLogprobs,
 ) -> HeldOutPairs | None:
     if not inputs.held_out:
         return None
     chosen = choose_held_out(len(inputs.held_out), config.evaluation.pairs, seed=config.run.seed)
     raw = [inputs.held_out[i] for i in chosen]
-    pairs = tokenize_pairs(raw, loaded.tokenizer, max_length=max_length).pairs
+    pairs = tokenize(raw)
     return HeldOutPairs(
         pairs=pairs,
         reference=reference(pairs),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
+
+_NO_LOCKS_HERE = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL})
 
 
 class FileLock:
@@ -16,24 +19,36 @@ class FileLock:
     It is tied to one opening of the file: two objects in one process exclude each other too.
 
     Attributes:
-        path: the file; it is made, stays empty and is never removed.
+        path: the file; it is made, with its folder, and stays empty.
+        removed: whether `release` removes it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, removed: bool = False) -> None:
         self.path = path
+        self.removed = removed
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Wait for the lock; True when it is held."""
+        """Wait for the lock; True when it is held.
+
+        Raises:
+            OSError: the file cannot be made, or its file system knows no locks.
+        """
         return self._lock(fcntl.LOCK_EX)
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody has it; says whether it is now held."""
+        """Take the lock if nobody has it; says whether it is now held.
+
+        Raises:
+            OSError: see `acquire`.
+        """
         return self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
         """Give the lock back; without effect if it is not held."""
         if self._descriptor is not None:
+            if self.removed:
+                self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -48,28 +63,47 @@ class FileLock:
 
     def _lock(self, how: int) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, how)
+                current = self._is_current(descriptor)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if current:
+                self._descriptor = descriptor
+                return True
+            os.close(descriptor)  # whoever had it removed the file: the next one counts
+
+    def _is_current(self, descriptor: int) -> bool:
         try:
-            fcntl.flock(descriptor, how)
-        except BlockingIOError:
-            os.close(descriptor)
+            return os.path.samestat(os.fstat(descriptor), self.path.stat())
+        except FileNotFoundError:
             return False
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
-        return True
 
 
 @contextlib.contextmanager
-def exclusively(path: Path | None) -> Iterator[None]:
-    """Hold the lock of `path` while the block runs, so that equal work is done by one process.
+def one_at_a_time(path: Path | None) -> Iterator[None]:
+    """Let one process do a piece of work while others that want the same wait for its result.
+
+    A courtesy, not a guard: where the file system knows no locks, equal work is done twice.
 
     Args:
-        path: the lock file; None locks nothing, for callers that share nothing.
+        path: the lock file, removed afterwards; None for work that nobody shares.
     """
-    if path is None:
+    lock = None if path is None else FileLock(path, removed=True)
+    if lock is not None:
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                raise
+    try:
         yield
-        return
-    with FileLock(path):
-        yield
+    finally:
+        if lock is not None:
+            lock.release()

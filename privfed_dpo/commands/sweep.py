@@ -13,6 +13,7 @@ from privfed_dpo.errors import PrivFedError
 from privfed_dpo.observe.quantities import format_epsilon, format_number, format_share
 from privfed_dpo.sweep.conduct import conduct, prepare, progress_of
 from privfed_dpo.sweep.execution import train_run
+from privfed_dpo.sweep.figures import OBJECTIVES
 from privfed_dpo.sweep.price import PRICE_HEADS, price_rows
 from privfed_dpo.sweep.progress import SweepProgress
 from privfed_dpo.sweep.results import SweepResults, settings
@@ -98,15 +99,15 @@ def render_results(results: SweepResults) -> list[RenderableType]:
             table.add_column(head, justify="right" if place else "left")
         for row in price_rows(results.price):
             table.add_row(*row)
-        parts += [table, results.price.sentence, *([results.price.note] * bool(results.price.note))]
+        parts += [table, results.price.sentence, *results.price.remarks]
     return parts
 
 
 def _settings_table(results: SweepResults) -> Table:
     table = Table(title="Settings over their seeds", title_justify="left", box=box.SIMPLE_HEAD)
     for key in results.swept or ("run",):
-        table.add_column(key)
-    for head in ("epsilon", results.objective, "worst to best", "runs"):
+        table.add_column(key.rpartition(".")[2].replace("_", " "))
+    for head in ("epsilon", OBJECTIVES[results.objective], "over the seeds", "runs"):
         table.add_column(head, justify="right")
     layout = format_share if results.objective == "reward_accuracy" else format_number
     for setting in settings(results.runs):

@@ -45,7 +45,9 @@ class RunConfig(Section):
         "there are GPUs; integer sums do not depend on it",
     )
     cache_dir: str | None = Field(
-        None, description="folder for warmed-up models; null is ~/.cache/privfed-dpo"
+        None,
+        description="folder for warmed-up models, reference log-probabilities and, if it is given, "
+        "token ids; null is ~/.cache/privfed-dpo, without token ids",
     )
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as encode_tensors
 
 from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.exclusive import one_at_a_time
 from privfed_dpo.model.adapters import Adapter, Float32Vector
 from privfed_dpo.model.pair_batch import length_ordered_batches
 from privfed_dpo.model.scorer import PairScorer, RequestedForm
@@ -87,7 +88,19 @@ class ReferenceLogprobs:
             ModelError: a pair does not fit the model.
         """
         keys = [self._key(pair) for pair in pairs]
-        missing = {k: p for k, p in zip(keys, pairs, strict=True) if k not in self._known}
+        computed: dict[bytes, Float32Vector] = {}
+        if any(key not in self._known for key in keys):
+            lock = None if self._folder is None else self._folder / "scoring.lock"
+            with one_at_a_time(lock):
+                self._load()  # another process may have scored them meanwhile
+                computed = self._compute(
+                    {k: p for k, p in zip(keys, pairs, strict=True) if k not in self._known}
+                )
+        rows = [self._known.get(k) or computed[k] for k in keys]
+        return np.array(rows, dtype=np.float32).reshape(-1, 2)
+
+    def _compute(self, missing: dict[bytes, TokenizedPair]) -> dict[bytes, Float32Vector]:
+        """Score pairs and remember what lasts."""
         fresh = self._score(list(missing.values()))
         self.computed_count += len(missing)
         computed = dict(zip(missing, fresh, strict=True))
@@ -95,8 +108,7 @@ class ReferenceLogprobs:
         self._known.update({k: (float(v[0]), float(v[1])) for k, v in lasting.items()})
         if lasting and self._folder is not None:
             self._store(self._folder, lasting)
-        rows = [self._known.get(k) or computed[k] for k in keys]
-        return np.array(rows, dtype=np.float32).reshape(-1, 2)
+        return computed
 
     @torch.no_grad()
     def _score(self, pairs: list[TokenizedPair]) -> npt.NDArray[np.float32]:
@@ -133,7 +145,7 @@ class ReferenceLogprobs:
         if self._folder is None or not self._folder.is_dir():
             return
         for path in sorted(self._folder.glob("*.safetensors")):
-            if not self._load_file(path):
+            if not self._load_file(path) and path.name not in self.refused_files:
                 self.refused_files += (path.name,)
 
     def _load_file(self, path: Path) -> bool:

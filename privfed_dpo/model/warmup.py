@@ -16,6 +16,7 @@ from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 
 from privfed_dpo.errors import ModelError
+from privfed_dpo.exclusive import one_at_a_time
 from privfed_dpo.model.loading import LoadedModel
 
 _RECIPE = "adamw 1"
@@ -36,8 +37,9 @@ def warm_up(
 
     No privacy is given to these texts: pass public ones only. The result is a function of model,
     texts and settings; it is kept in `cache_dir` under their hash, and read back instead of
-    computed when they are the same. AdamW, linear warm-up over a tenth of the steps, then cosine
-    decay to a tenth of the rate, gradient norm at most 1.
+    computed when they are the same. A second process that wants it meanwhile waits for it. AdamW,
+    linear warm-up over a tenth of the steps, then cosine decay to a tenth of the rate, gradient
+    norm at most 1.
 
     Args:
         loaded: changed in place; its fingerprint is renewed, its weights are frozen again.
@@ -70,11 +72,14 @@ def warm_up(
         path = cache_dir / f"warmup-{_hash(settings, usable)[:32]}.safetensors"
     loss = None if path is None else _read(loaded, path)
     if loss is None:
-        loss = _train(
-            loaded, usable, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed
-        )
-        if path is not None:
-            _write(loaded, path, loss)
+        with one_at_a_time(None if path is None else path.with_suffix(".lock")):
+            loss = None if path is None else _read(loaded, path)
+            if loss is None:
+                loss = _train(
+                    loaded, usable, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed
+                )
+                if path is not None:
+                    _write(loaded, path, loss)
     loaded.refresh_fingerprint()
     return loss
 

@@ -20,7 +20,7 @@ from privfed_dpo.report.drawing import (
     svg_text,
 )
 
-_DODGE = 0.025
+_DODGE = 0.05
 """Relative distance between series at the same x, so that their ranges stay apart."""
 
 
@@ -63,6 +63,7 @@ def spread_chart(
     *,
     x_label: str,
     unit: str,
+    y_label: str = "",
     references: Sequence[Reference] = (),
     logarithmic: bool = True,
     diagonal: str = "",
@@ -73,7 +74,8 @@ def spread_chart(
         name: unique on the page.
         series: as many as there are LINES; told apart by colour, dash and marker.
         x_label: label of the x axis.
-        unit: label of the y axis.
+        unit: of the y axis.
+        y_label: its label; the unit if empty.
         references: horizontal dashed lines, named in the legend.
         logarithmic: whether the x axis is logarithmic.
         diagonal: label of a line y = x; empty draws none.
@@ -104,6 +106,7 @@ def spread_chart(
                 ends, ends, color=MUTED, linewidth=1.1, linestyle=(0, (4, 2.5)), label=diagonal
             )
         axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label or unit)
         handles, _ = axes.get_legend_handles_labels()
         if len(handles) > 1:
             figure.legend(loc="outside upper left", ncols=3, fontsize=8.5, columnspacing=1.2)

@@ -88,7 +88,9 @@ class _Drawn:
         self._private = [
             one for one in self._settings if one.private and one.epsilon and not one.label
         ]
-        self._axis: dict[str, Any] = {"unit": _UNITS[self._metric]}
+        unit, name = _UNITS[self._metric], OBJECTIVES[self._metric]
+        label = name if unit == "share" else f"{name}, {unit}"
+        self._axis: dict[str, Any] = {"unit": unit, "y_label": label}
 
     def utility(self) -> SweepFigure | None:
         keys = [key for key in self._results.swept if key != EPSILON_KEY]

@@ -144,7 +144,7 @@ def _cells(spec: SweepSpec) -> Iterator[_Cell]:
     combinations = itertools.product(*spec.grid.values())
     for grid_values, drawn in itertools.product(list(combinations), draws):
         values = {**dict(zip(spec.grid, grid_values, strict=True)), **drawn}
-        settings = dict(values)
+        settings = {**spec.changes, **values}
         for when, then in spec.adjust:
             if all(key in values and values[key] == value for key, value in when.items()):
                 settings |= then
@@ -152,7 +152,7 @@ def _cells(spec: SweepSpec) -> Iterator[_Cell]:
             yield _Cell("", values, seed, _overrides(settings, seed))
     for label, then in spec.references.items():
         for seed in spec.seeds:
-            yield _Cell(label, {}, seed, _overrides(then, seed))
+            yield _Cell(label, {}, seed, _overrides({**spec.changes, **then}, seed))
 
 
 def draw(search: Search) -> tuple[Mapping[str, Value], ...]:

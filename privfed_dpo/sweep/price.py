@@ -66,35 +66,48 @@ class SelectionPrice:
     @property
     def sentence(self) -> str:
         """Which figure holds for what the user is about to publish."""
-        coalition, outside = self.views
+        coalition, outside = (view.all_runs.pld for view in self.views)
         if self.private_runs == 1:
             return (
-                f"Only one private run was made, so nothing was selected: epsilon "
-                f"{format_epsilon(coalition.all_runs.pld)} holds for publishing {self.best}."
-                f"{self._unprotected()}"
+                f"Only one private run was made, so nothing was selected: its own epsilon "
+                f"{format_epsilon(coalition)} holds for publishing {self.best}."
             )
-        alternative = (
-            f", and {format_epsilon(outside.selected)} only if the number of runs had been drawn "
-            "in secret and nothing but the winner were published"
-            if outside.selected is not None
-            else ""
-        )
+        if coalition == outside:
+            holds = f"epsilon {format_epsilon(outside)} holds"
+        else:
+            holds = (
+                f"epsilon {format_epsilon(outside)} holds against whoever gets it and "
+                f"{format_epsilon(coalition)} against the server with its colluders"
+            )
         return (
-            f"If you publish {self.best} because it is the best of {self.private_runs} private "
-            f"runs, or publish this report, epsilon {format_epsilon(outside.all_runs.pld)} holds "
-            f"against whoever reads it and {format_epsilon(coalition.all_runs.pld)} against the "
-            f"server with its colluders (all runs composed), not the run's own "
-            f"{format_epsilon(outside.own)} and {format_epsilon(coalition.own)}, which would need "
-            f"a choice made before looking{alternative}.{self._unprotected()}"
+            f"If you publish {self.best}, picked as the best of {self.private_runs} private runs, "
+            f"or the report of this sweep, {holds}: all runs composed, not the run's own "
+            f"{format_epsilon(self.views[0].own)}."
         )
 
-    def _unprotected(self) -> str:
-        if not self.unprotected_runs:
-            return ""
-        return (
-            f" The {self.unprotected_runs} runs without noise have no bound at all: this holds "
-            "only if nothing learned from them is published, or their data are public."
-        )
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """When the other figures would hold, and what has no figure."""
+        remarks = []
+        if self.private_runs > 1:
+            remarks.append(
+                "The run's own epsilon would hold only for a run that was picked before any result "
+                "was seen."
+            )
+        selected = self.views[1].selected
+        if self.private_runs > 1 and selected is not None:
+            remarks.append(
+                f"Epsilon {format_epsilon(selected)} would hold for outsiders only if the number "
+                f"of runs had been drawn in secret (geometric, mean {self.private_runs}), their "
+                "settings at random, and nothing but the winner were published."
+            )
+        if self.unprotected_runs:
+            remarks.append(
+                f"Runs without noise have no bound at all, and {self.unprotected_runs} were made: "
+                "all of this holds only if nothing learned from them is published, or if their "
+                "data are public."
+            )
+        return (*remarks, *([self.note] if self.note else []))
 
 
 def spends_of(records: Iterable[RunRecord]) -> tuple[tuple[RunSpend, ...], int]:
@@ -193,7 +206,7 @@ def price_facts(price: SelectionPrice) -> dict[str, object]:
             for view in price.views
         },
         "sentence": price.sentence,
-        "note": price.note,
+        "remarks": list(price.remarks),
     }
 
 

@@ -21,7 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from privfed_dpo.errors import ConfigError
-from privfed_dpo.exclusive import FileLock, exclusively
+from privfed_dpo.exclusive import FileLock
 from privfed_dpo.observe.run_folder import cut_torn_line
 from privfed_dpo.sweep.checks import PlannedPoint
 from privfed_dpo.sweep.records import (
@@ -137,7 +137,7 @@ class SweepStore:
             ConfigError: the storage holds runs that the file does not name. They have been made,
                 so they cannot be left out of what the sweep has cost.
         """
-        with exclusively(self._locks / "list.lock"):
+        with FileLock(self._locks / "list.lock"):
             records = self.records()
             foreign = [record.name for record in records if record.key not in set(named)]
             if foreign:
@@ -301,7 +301,7 @@ def _open_storage(address: Address) -> BaseStorage:
     if address.url is None:
         path = address.directory / JOURNAL_FILE
         lock = _JournalLock(_locks_folder(address) / "journal.lock")
-        with exclusively(_locks_folder(address) / "journal.lock"):
+        with FileLock(_locks_folder(address) / "journal.lock"):
             cut_torn_line(path)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     try:
@@ -325,7 +325,7 @@ def _locks_folder(address: Address) -> Path:
 def _site(directory: Path) -> str:
     """A name for this folder of the sweep, drawn once."""
     path = directory / LOCKS_FOLDER / _SITE_FILE
-    with exclusively(path.with_suffix(".lock")):
+    with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
             path.write_text(secrets.token_hex(8), encoding="utf-8")
         return path.read_text(encoding="utf-8")

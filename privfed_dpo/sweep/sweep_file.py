@@ -83,6 +83,7 @@ class Adjustment(_Part):
 
 class _File(_Part):
     base: str | dict[str, Any]
+    set: dict[str, Any] = {}
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     search: Search | None = None
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
@@ -100,6 +101,7 @@ class SweepSpec:
         source: name of the file, for messages.
         base: the base configuration, as YAML.
         base_source: name of the base configuration, for messages.
+        changes: settings of every run, over those of the base.
         grid: swept key to its values.
         search: random draws, crossed with the grid.
         seeds: values of `run.seed`, crossed with everything.
@@ -112,6 +114,7 @@ class SweepSpec:
     source: str
     base: str
     base_source: str
+    changes: Values
     grid: Mapping[str, tuple[Value, ...]]
     search: Search | None
     seeds: tuple[int, ...]
@@ -154,6 +157,7 @@ def load_sweep(path: Path) -> SweepSpec:
         source=str(path),
         base=base,
         base_source=str(place),
+        changes=_values(file.set),
         grid={key: tuple(_value(key, v) for v in values) for key, values in file.grid.items()},
         search=file.search,
         seeds=tuple(file.seeds),
@@ -177,7 +181,7 @@ def _read(path: Path, what: str, example: str) -> str:
 
 def _problems(file: _File) -> list[str]:
     searched = file.search.ranges if file.search else {}
-    named = [("grid", key) for key in file.grid]
+    named = [("set", key) for key in file.set] + [("grid", key) for key in file.grid]
     named += [("search.ranges", key) for key in searched]
     named += [("adjust.set", key) for part in file.adjust for key in part.set]
     named += [
@@ -185,6 +189,9 @@ def _problems(file: _File) -> list[str]:
     ]
     problems = [problem for where, key in named if (problem := _key_problem(where, key))]
     problems += [f"{key} is in grid and in search" for key in file.grid if key in searched]
+    problems += [
+        f"{key} is in set and is swept" for key in file.set if key in {*file.grid, *searched}
+    ]
     swept = {*file.grid, *searched}
     for part in file.adjust:
         problems += [

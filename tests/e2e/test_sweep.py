@@ -53,7 +53,7 @@ def test_interrupted_then_finished_by_the_command(tmp_path, call):
 
     assert done.code == 0, done.err
     assert "2 runs, 0 of them done" in done.out
-    assert "because it is the best of 2 private runs" in done.out
+    assert "picked as the best of 2 private runs" in done.out
     with (folder / "results.csv").open() as text:
         rows = list(csv.DictReader(text))
     assert [row["status"] for row in rows] == ["finished", "finished"]

@@ -119,3 +119,12 @@ def test_values_that_are_not_finite_are_returned_but_not_kept(tmp_path, monkeypa
     assert not _files(tmp_path)
     reference(PAIRS)
     assert reference.computed_count == 14
+
+
+def test_what_another_process_scored_meanwhile_is_taken_over(tmp_path):
+    late = ReferenceLogprobs(_adapter(), fingerprint="f", cache_dir=tmp_path)
+    early = ReferenceLogprobs(_adapter(), fingerprint="f", cache_dir=tmp_path)
+    first = early(PAIRS)
+    assert np.array_equal(late(PAIRS), first)
+    assert late.computed_count == 0
+    assert len(_files(tmp_path)) == 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from privfed_dpo.errors import ModelError
+from privfed_dpo.model import warmup
 from privfed_dpo.model.loading import ModelSpec, load_model
 from privfed_dpo.model.warmup import warm_up
 
@@ -52,6 +53,23 @@ def test_the_cache_gives_the_same_weights_without_training(tmp_path, monkeypatch
     assert warm_up(second, TEXTS, cache_dir=tmp_path, **SETTINGS) == loss
     assert second.fingerprint == first.fingerprint
     assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_what_another_process_learned_meanwhile_is_taken_over(tmp_path, monkeypatch):
+    """It looks, finds nothing, waits for the lock; when it is let in, the result is there."""
+    first, calls = _fresh(), []
+    warm_up(first, TEXTS, cache_dir=tmp_path, **SETTINGS)
+    read = warmup._read
+
+    def not_yet(loaded, path):
+        calls.append(path)
+        return None if len(calls) == 1 else read(loaded, path)
+
+    monkeypatch.setattr(warmup, "_read", not_yet)
+    monkeypatch.setattr(warmup, "_train", lambda *_a, **_k: pytest.fail("trained again"))
+    second = _fresh()
+    warm_up(second, TEXTS, cache_dir=tmp_path, **SETTINGS)
+    assert second.fingerprint == first.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,19 @@ seeds: [0, 1]
     assert {p.config.dpo.beta for p in points if "distributed" in p.name} == {0.1}
 
 
+def test_changes_to_the_base_hold_for_every_run(tmp_path):
+    text = """
+    set: {federation.rounds: 7}
+    grid: {privacy.target_epsilon: [1, 2]}
+    references: {free: {privacy.mode: none, federation.rounds: 9}}
+    """
+    points, _ = expand(sweep_file(tmp_path, text))
+    assert [point.config.federation.rounds for point in points] == [7, 7, 9]
+    assert {key for point in points for cell in point.cells for key in cell} == {
+        "privacy.target_epsilon"
+    }
+
+
 def test_equal_names_of_different_runs_are_told_apart(tmp_path):
     text = "grid: {run.threads: [1], data.train: [a/b, a-b], data.max_length: [64]}"
     base = "base: {data: {clients: 3}, privacy: {mode: none}, model: {base: m}}\n"

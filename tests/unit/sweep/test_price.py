@@ -128,8 +128,11 @@ def test_the_price_of_a_sweep():
     assert coalition.all_runs.pld == outside.all_runs.pld == twelve
     assert coalition.selected is None, "the server sees every run"
     assert outside.selected == selection_epsilon([Repeated(GaussianRelease(10.0), 4)], DELTA, 3)
-    assert price.sentence.startswith("If you publish r2 because it is the best of 3 private runs")
-    assert "no bound" not in price.sentence
+    assert price.sentence.startswith("If you publish r2, picked as the best of 3 private runs")
+    assert price.sentence.endswith("all runs composed, not the run's own 2.000.")
+    assert len(price.remarks) == 2
+    assert "picked before any result" in price.remarks[0]
+    assert "geometric, mean 3" in price.remarks[1]
     assert len(price_rows(price)) == 2
     assert price_facts(price)["views"]["coalition"]["own"] == 2.0
 
@@ -139,7 +142,7 @@ def test_runs_without_noise_are_named():
     price = selection_price(runs, best_run(runs, "reward_accuracy"))
     assert price.best == "b", "a run without privacy is never the best private one"
     assert price.private_runs == 2
-    assert "1 runs without noise have no bound" in price.sentence
+    assert price.remarks[-1].startswith("Runs without noise have no bound at all, and 1 were made")
 
 
 def test_one_run_is_no_selection():

@@ -25,6 +25,7 @@ def test_every_mistake_is_told_at_once(tmp_path):
           privacy.mode: [local, local]
         search: {trials: 2, ranges: {privacy.mode: {choice: [local]}}}
         seeds: [1, 1]
+        set: {privacy.mode: local}
         adjust: [{when: {dpo.beta: 1.0}, set: {dpo.bta: 2}}]
         references: {"<b>": {dpo.beta: 1.0}}
         """,
@@ -35,13 +36,14 @@ def test_every_mistake_is_told_at_once(tmp_path):
         "run.seed belongs to the sweep; give seeds",
         "privacy.mode is in grid and in search",
         "privacy.mode names a value twice",
+        "privacy.mode is in set and is swept",
         "seeds names a seed twice",
         "dpo.beta is not swept",
         "unknown key dpo.bta",
         "'<b>' is no label",
     ):
         assert part in told
-    assert len(problems) == 8
+    assert len(problems) == 9
 
 
 @pytest.mark.parametrize(
