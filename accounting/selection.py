@@ -23,6 +23,7 @@ class RunSpend:
     Attributes:
         schedule: what each round releases; with noise.
         participations: rounds booked for the busiest client, >= 1.
+        rounds: rounds booked in all, at least as many; they count for copies of a record.
 
     Raises:
         InvalidPrivacyParameter: a run without noise, or a number out of range.
@@ -30,6 +31,7 @@ class RunSpend:
 
     schedule: ReleaseSchedule
     participations: int
+    rounds: int
 
     def __post_init__(self) -> None:
         """Refuse runs that have no bound."""
@@ -39,16 +41,17 @@ class RunSpend:
                 self.schedule,
                 "a run without noise has no bound; leave it out, and say so",
             )
-        if self.participations < 1:
+        if not 1 <= self.participations <= self.rounds:
             raise InvalidPrivacyParameter(
-                "participations", self.participations, "leave out runs that booked nothing"
+                "participations", self.participations, "give 1 or more, and no more than rounds"
             )
 
     def events(self, adversary: Adversary) -> Repeated:
         """Return everything it released on a record, for this adversary; no hidden cohorts."""
         seen = Adversary.SERVER if adversary is Adversary.OUTSIDE else adversary
         one = self.schedule.round_events(seen)
-        return Repeated(one.event, one.count * self.participations)
+        count = self.schedule.record_rounds(self.participations, self.rounds)
+        return Repeated(one.event, one.count * count)
 
 
 def all_runs_epsilon(runs: Sequence[RunSpend], adversary: Adversary, delta: float) -> EpsilonPair:

@@ -16,7 +16,7 @@ from privfed_dpo.sweep.execution import train_run
 from privfed_dpo.sweep.figures import OBJECTIVES
 from privfed_dpo.sweep.price import PRICE_HEADS, price_rows
 from privfed_dpo.sweep.progress import SweepProgress
-from privfed_dpo.sweep.results import SweepResults, settings
+from privfed_dpo.sweep.results import Setting, SweepResults, settings
 from privfed_dpo.sweep.store import Address
 from privfed_dpo.sweep.sweep_file import load_sweep
 
@@ -103,6 +103,12 @@ def render_results(results: SweepResults) -> list[RenderableType]:
     return parts
 
 
+def _epsilon(setting: Setting) -> str:
+    if not setting.private:
+        return "none"
+    return format_epsilon(setting.epsilon) if setting.runs else ""
+
+
 def _settings_table(results: SweepResults) -> Table:
     table = Table(title="Settings over their seeds", title_justify="left", box=box.SIMPLE_HEAD)
     for key in results.swept or ("run",):
@@ -116,7 +122,7 @@ def _settings_table(results: SweepResults) -> Table:
         cells = [str(setting.values.get(key, setting.label)) for key in results.swept]
         table.add_row(
             *(cells or [setting.label or "all"]),
-            format_epsilon(setting.epsilon) if setting.private else "none",
+            _epsilon(setting),
             layout(sum(values) / len(values)) if values else "",
             spread,
             f"{len(setting.runs)} of {setting.planned}",

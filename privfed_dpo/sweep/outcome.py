@@ -15,6 +15,7 @@ from privfed_dpo.observe.run_folder import (
     SUMMARY_FILE,
     read_json,
 )
+from privfed_dpo.sweep.records import Booked
 from secure_agg import SecAggError
 
 FAILED = "failed"
@@ -77,26 +78,27 @@ def run_result(folder: Path, relative: str) -> dict[str, Any]:
     return {**result, "exit_code": 0}
 
 
-def booked_participations(folder: Path) -> int | None:
-    """Rounds that a run's ledger books for its busiest client.
+def booked_in(folder: Path) -> Booked | None:
+    """What a run's ledger holds.
 
     Args:
         folder: a run folder; without a ledger nothing was released.
 
     Returns:
-        The number; None if the folder is gone or the ledger cannot be read, so that nobody knows.
+        The rounds booked; None if the folder is gone or the ledger cannot be read, so that nobody
+        knows.
     """
     if not folder.is_dir():
         return None
     if not (folder / LEDGER_FILE).is_file():
-        return 0
+        return Booked(0, 0)
     try:
         record = read_ledger(folder / LEDGER_FILE)
         spends = [line.body["cohort"] for line in record.lines if line.kind == "spend"]
         counted = Counter(client for cohort in spends for client in cohort)
     except (AccountingError, OSError, KeyError, TypeError):
         return None
-    return max(counted.values(), default=0)
+    return Booked(max(counted.values(), default=0), len(spends))
 
 
 def has_ended(folder: Path) -> bool:

@@ -125,11 +125,13 @@ def spends_of(records: Iterable[RunRecord]) -> tuple[tuple[RunSpend, ...], int]:
             continue
         schedule = decode_schedule(record.plan["schedule"])
         for attempt in record.attempts:
-            booked = attempt.participations
+            booked = attempt.booked
             unknown += booked is None
-            count = schedule.participations if booked is None else booked
-            if count:
-                spends.append(RunSpend(schedule, count))
+            if booked is None:
+                rounds = max(schedule.participations, int(record.plan["rounds"]))
+                spends.append(RunSpend(schedule, schedule.participations, rounds))
+            elif booked.participations:
+                spends.append(RunSpend(schedule, booked.participations, booked.rounds))
     return tuple(spends), unknown
 
 

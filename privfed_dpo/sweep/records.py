@@ -25,19 +25,31 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Booked:
+    """What the ledger of a run folder holds.
+
+    Attributes:
+        participations: rounds of the busiest client.
+        rounds: rounds in all.
+    """
+
+    participations: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One run folder of a run; there is a second only where the first could not be resumed.
 
     Attributes:
         folder: relative to the folder of the sweep.
         site: which folder of the sweep, where workers on several machines have one each.
-        participations: rounds that were booked for the busiest client; None while unknown, and
-            then the whole plan is taken as spent.
+        booked: what it has spent; None while unknown, and then the whole plan is taken as spent.
     """
 
     folder: str
     site: str
-    participations: int | None = None
+    booked: Booked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,7 @@ def read_record(number: int, state: RunState, attributes: Mapping[str, Any]) -> 
         plan=attributes["plan"],
         generation=run["generation"],
         site=attributes.get("site", ""),
-        attempts=tuple(Attempt(**attempt) for attempt in attributes.get("attempts", ())),
+        attempts=tuple(_read_attempt(one) for one in attributes.get("attempts", ())),
         deaths=attributes.get("deaths", 0),
         paused=attributes.get("paused", False),
         result=attributes.get("result"),
@@ -143,6 +155,11 @@ def encode_attempts(attempts: tuple[Attempt, ...]) -> list[dict[str, Any]]:
     return [asdict(attempt) for attempt in attempts]
 
 
-def settle(attempts: tuple[Attempt, ...], participations: int | None) -> tuple[Attempt, ...]:
+def settle(attempts: tuple[Attempt, ...], booked: Booked | None) -> tuple[Attempt, ...]:
     """Write down what the last attempt has spent."""
-    return (*attempts[:-1], replace(attempts[-1], participations=participations))
+    return (*attempts[:-1], replace(attempts[-1], booked=booked))
+
+
+def _read_attempt(encoded: Mapping[str, Any]) -> Attempt:
+    booked = encoded["booked"]
+    return Attempt(encoded["folder"], encoded["site"], None if booked is None else Booked(**booked))

@@ -26,6 +26,7 @@ from privfed_dpo.observe.run_folder import cut_torn_line
 from privfed_dpo.sweep.checks import PlannedPoint
 from privfed_dpo.sweep.records import (
     Attempt,
+    Booked,
     RunRecord,
     RunState,
     encode_attempts,
@@ -272,9 +273,9 @@ class Claim:
         self._attempts = (*self._attempts, Attempt(folder, self._store.site))
         self._keep("attempts", encode_attempts(self._attempts))
 
-    def settle(self, participations: int | None) -> None:
+    def settle(self, booked: Booked | None) -> None:
         """Note what the last attempt has spent."""
-        self._attempts = settle(self._attempts, participations)
+        self._attempts = settle(self._attempts, booked)
         self._keep("attempts", encode_attempts(self._attempts))
 
     def count_death(self) -> int:

@@ -14,7 +14,7 @@ from privfed_dpo.engine.events import EngineEvent, PlanReady, RoundFinished
 from privfed_dpo.observe.run_folder import write_text_atomic
 from privfed_dpo.sweep.execution import Job, Runner
 from privfed_dpo.sweep.outcome import (
-    booked_participations,
+    booked_in,
     can_resume,
     failed_result,
     failure_of,
@@ -92,14 +92,14 @@ def _carry_out(claim: Claim, store: SweepStore, runner: Runner, tell: Tell) -> N
     relative, resumable = _last_folder(claim, store)
     vanished = record.state is RunState.RUNNING and not record.paused and record.attempts
     if vanished and not has_ended(directory / relative) and claim.count_death() >= MOST_DEATHS:
-        claim.settle(booked_participations(directory / relative))
+        claim.settle(booked_in(directory / relative))
         reason = f"its process was killed {MOST_DEATHS} times; is there too little memory?"
         result = failed_result(directory / relative, relative, _KILLED_EXIT_CODE, reason)
         _end(claim, result, None, tell)
         return
     if not resumable:
         if record.attempts and record.attempts[-1].site == store.site:
-            claim.settle(booked_participations(directory / relative))
+            claim.settle(booked_in(directory / relative))
         relative = _fresh_folder(directory, record.name)
         claim.begin_attempt(relative)
     folder = directory / relative
@@ -109,13 +109,13 @@ def _carry_out(claim: Claim, store: SweepStore, runner: Runner, tell: Tell) -> N
         runner(job, [_Watch(record.name, tell)])
         result = run_result(folder, relative)
     except KeyboardInterrupt:
-        claim.settle(booked_participations(folder))
+        claim.settle(booked_in(folder))
         claim.pause()
         raise
     except Exception as error:  # noqa: BLE001 - one bad run must not stop the others
         write_text_atomic(folder / TRACE_FILE, "".join(traceback.format_exception(error)))
         result = failed_result(folder, relative, *failure_of(error))
-    claim.settle(booked_participations(folder))
+    claim.settle(booked_in(folder))
     value = result.get(metric) if result["exit_code"] == 0 else None
     _end(claim, result, value, tell)
 

@@ -6,7 +6,7 @@ import textwrap
 
 from privfed_dpo.sweep.checks import PlannedPoint
 from privfed_dpo.sweep.points import expand
-from privfed_dpo.sweep.records import Attempt, RunRecord, RunState
+from privfed_dpo.sweep.records import Attempt, Booked, RunRecord, RunState
 from privfed_dpo.sweep.store import Address, SweepStore
 from privfed_dpo.sweep.sweep_file import load_sweep
 
@@ -95,7 +95,7 @@ def ended(name, accuracy, *, epsilon=4.0, seed=0, mode="distributed", label="", 
         seed=seed,
         key=f"{name}",
         config="",
-        plan={"mode": schedule["mode"], "delta": 1e-5, "schedule": schedule},
-        attempts=(Attempt(f"runs/{name}", "here", 4),),
+        plan={"mode": schedule["mode"], "delta": 1e-5, "rounds": 4, "schedule": schedule},
+        attempts=(Attempt(f"runs/{name}", "here", Booked(4, 4)),),
         result={**facts, **result},
     )

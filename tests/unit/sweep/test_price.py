@@ -8,13 +8,16 @@ import pytest
 from accounting import (
     Adversary,
     GaussianRelease,
+    GroupPoissonGaussianRelease,
     InvalidPrivacyParameter,
     Mode,
     NoiseShares,
     PoissonGaussianRelease,
+    RecordCopies,
     ReleaseSchedule,
     Repeated,
     RunSpend,
+    UnsupportedMechanism,
     all_runs_epsilon,
     best_run_epsilon,
     epsilon_pair,
@@ -24,7 +27,7 @@ from accounting import (
 from accounting.accountants import Slack
 from accounting.selection import composed_slack
 from privfed_dpo.sweep.price import price_facts, price_rows, selection_price, spends_of
-from privfed_dpo.sweep.records import Attempt
+from privfed_dpo.sweep.records import Attempt, Booked
 from privfed_dpo.sweep.results import best_run
 from tests.support.sweeps import ended
 
@@ -32,7 +35,7 @@ DELTA = 1e-5
 
 
 def local(noise, *, rate=1.0, rounds=4):
-    return RunSpend(ReleaseSchedule(Mode.LOCAL, rate, noise, rounds), rounds)
+    return RunSpend(ReleaseSchedule(Mode.LOCAL, rate, noise, rounds), rounds, rounds)
 
 
 def test_all_runs_compose():
@@ -40,7 +43,7 @@ def test_all_runs_compose():
 
     Four rounds at 10 and nine at 15: 4/100 + 9/225 = 0.08.
     """
-    runs = [local(10.0), RunSpend(ReleaseSchedule(Mode.LOCAL, 1.0, 15.0, 9), 9)]
+    runs = [local(10.0), RunSpend(ReleaseSchedule(Mode.LOCAL, 1.0, 15.0, 9), 9, 9)]
     by_hand = gaussian_epsilon(math.sqrt(0.08), DELTA)
     assert all_runs_epsilon(runs, Adversary.COALITION, DELTA).pld == pytest.approx(
         by_hand, rel=1e-6
@@ -48,7 +51,7 @@ def test_all_runs_compose():
 
 
 def test_only_what_was_booked_counts():
-    half = RunSpend(ReleaseSchedule(Mode.LOCAL, 1.0, 10.0, 4), 2)
+    half = RunSpend(ReleaseSchedule(Mode.LOCAL, 1.0, 10.0, 4), 2, 3)
     both = all_runs_epsilon([half, half], Adversary.COALITION, DELTA)
     assert both == all_runs_epsilon([local(10.0)], Adversary.COALITION, DELTA)
 
@@ -62,7 +65,7 @@ def test_the_same_run_twice_is_dearer_than_once_and_cheaper_than_twice_epsilon()
 
 def test_the_coalition_sees_more_than_outsiders():
     shares = NoiseShares(noise_multiplier=1.0, cohort=10, dropout_tolerance=2, colluders=3)
-    run = RunSpend(ReleaseSchedule(Mode.DISTRIBUTED, 0.2, shares, 5), 5)
+    run = RunSpend(ReleaseSchedule(Mode.DISTRIBUTED, 0.2, shares, 5), 5, 5)
     coalition = all_runs_epsilon([run], Adversary.COALITION, DELTA).pld
     outside = all_runs_epsilon([run], Adversary.OUTSIDE, DELTA).pld
     assert outside < coalition
@@ -76,6 +79,19 @@ def test_selection_is_priced_by_the_worst_run():
     unsampled = [local(2.0), local(4.0, rate=0.2)]
     worst = [Repeated(GaussianRelease(2.0), 4)]
     assert best_run_epsilon(unsampled, DELTA) == selection_epsilon(worst, DELTA, 2)
+
+
+def test_copies_of_a_record_fill_more_rounds_than_one_client_takes_part_in():
+    """Three copies in four rounds each, at least two to a sum: six sums at most, of ten."""
+    shares = NoiseShares(noise_multiplier=2.0, cohort=10, dropout_tolerance=2, colluders=1)
+    copies = RecordCopies(most=3, rounds=12)
+    schedule = ReleaseSchedule(Mode.DISTRIBUTED, 0.2, shares, 4, copies=copies)
+    run = RunSpend(schedule, 4, 10)
+    event = GroupPoissonGaussianRelease(3, 0.2, 2.0)
+    by_hand = epsilon_pair([Repeated(event, 6)], DELTA)
+    assert all_runs_epsilon([run], Adversary.COALITION, DELTA) == by_hand
+    with pytest.raises(UnsupportedMechanism):
+        best_run_epsilon([run, run], DELTA)
 
 
 def test_slack_makes_selection_dearer_and_never_cheaper():
@@ -95,11 +111,11 @@ def test_slacks_add_up():
 
 def test_runs_without_a_common_bound_are_refused():
     with pytest.raises(InvalidPrivacyParameter, match="no bound"):
-        RunSpend(ReleaseSchedule(Mode.NONE, 1.0, None, 1), 1)
-    with pytest.raises(InvalidPrivacyParameter, match="booked nothing"):
-        RunSpend(local(1.0).schedule, 0)
+        RunSpend(ReleaseSchedule(Mode.NONE, 1.0, None, 1), 1, 1)
+    with pytest.raises(InvalidPrivacyParameter, match="no more than rounds"):
+        RunSpend(local(1.0).schedule, 0, 3)
     shares = NoiseShares(noise_multiplier=1.0, cohort=5, dropout_tolerance=0, colluders=0)
-    user = RunSpend(ReleaseSchedule(Mode.USER, 1.0, shares, 1), 1)
+    user = RunSpend(ReleaseSchedule(Mode.USER, 1.0, shares, 1), 1, 1)
     with pytest.raises(InvalidPrivacyParameter, match="different units"):
         all_runs_epsilon([user, local(1.0)], Adversary.COALITION, DELTA)
     with pytest.raises(InvalidPrivacyParameter, match="different units"):
@@ -109,8 +125,8 @@ def test_runs_without_a_common_bound_are_refused():
 def test_every_attempt_counts_and_an_unknown_one_in_full():
     run = ended("a", 0.8)
     attempts = (
-        Attempt("runs/a", "here", 3),
-        Attempt("runs/a_attempt-2", "here", 0),
+        Attempt("runs/a", "here", Booked(3, 3)),
+        Attempt("runs/a_attempt-2", "here", Booked(0, 0)),
         Attempt("runs/a_attempt-3", "there", None),
     )
     spends, unknown = spends_of([replace(run, attempts=attempts), ended("b", 0.9, epsilon=None)])

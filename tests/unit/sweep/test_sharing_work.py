@@ -13,7 +13,7 @@ from privfed_dpo.errors import ConfigError
 from privfed_dpo.exclusive import FileLock
 from privfed_dpo.sweep.conduct import conduct
 from privfed_dpo.sweep.execution import train_run
-from privfed_dpo.sweep.records import RunState
+from privfed_dpo.sweep.records import Booked, RunState
 from privfed_dpo.sweep.store import Address, SweepStore
 from privfed_dpo.sweep.worker import MOST_DEATHS, RunEnded, work
 from tests.architecture.documents import ROOT
@@ -62,7 +62,7 @@ def test_a_killed_worker_is_replaced_and_its_run_is_made_anew(tmp_path):
         "runs/seed-1_attempt-2",
     ]
     assert (tmp_path / "sweep" / "runs" / "seed-1").is_dir(), "what was begun stays"
-    assert [attempt.participations for attempt in killed.attempts] == [0, 0]
+    assert [attempt.booked for attempt in killed.attempts] == [Booked(0, 0)] * 2
 
 
 def test_what_kills_its_process_every_time_fails_in_the_end(tmp_path):
@@ -181,7 +181,7 @@ def test_another_machine_keeps_its_runs_until_it_is_given_up(tmp_path):
     here._locks = tmp_path / "fresh"
     assert work(here, fake_runs.instant, silent) == 1
     (run,) = here.latest()
-    assert [attempt.participations for attempt in run.attempts] == [None, 0]
+    assert [attempt.booked for attempt in run.attempts] == [None, Booked(0, 0)]
     assert run.attempts[0].site != run.attempts[1].site
 
 
