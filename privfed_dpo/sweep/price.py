@@ -52,6 +52,8 @@ class SelectionPrice:
         unfinished_runs: those of them whose spend is not known yet and is taken from the plan.
         unprotected_runs: runs without noise on the same data.
         views: figures for each adversary.
+        label_runs: run folders whose labels were flipped, each with flips of its own.
+        label_epsilon: what they cost one label together, pure.
         note: why there is no common bound; empty if there is one.
     """
 
@@ -61,6 +63,8 @@ class SelectionPrice:
     unfinished_runs: int
     unprotected_runs: int
     views: tuple[ViewPrice, ...]
+    label_runs: int = 0
+    label_epsilon: float = 0.0
     note: str = ""
 
     @property
@@ -107,6 +111,11 @@ class SelectionPrice:
                 "all of this holds only if nothing learned from them is published, or if their "
                 "data are public."
             )
+        if self.label_runs:
+            remarks.append(
+                f"Labels were flipped anew in each of {self.label_runs} runs: one label, for "
+                f"itself, cost epsilon {format_epsilon(self.label_epsilon)} (delta 0) over all."
+            )
         return (*remarks, *([self.note] if self.note else []))
 
 
@@ -135,6 +144,17 @@ def spends_of(records: Iterable[RunRecord]) -> tuple[tuple[RunSpend, ...], int]:
     return tuple(spends), unknown
 
 
+def label_epsilons(records: Iterable[RunRecord]) -> tuple[float, ...]:
+    """Return what each run folder that flipped labels cost one label."""
+    schedules = [(decode_schedule(one.plan["schedule"]), one.attempts) for one in records]
+    return tuple(
+        schedule.labels.epsilon
+        for schedule, attempts in schedules
+        if schedule.labels is not None
+        for _ in attempts
+    )
+
+
 def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> SelectionPrice | None:
     """Work out the price of selecting the best run.
 
@@ -153,6 +173,7 @@ def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> Sel
         return None
     delta = min(float(record.plan["delta"]) for record in records if record.private)
     unprotected = sum(bool(record.attempts) for record in records if not record.private)
+    labels = label_epsilons(records)
     note = ""
     try:
         composed = {view: all_runs_epsilon(spends, view, delta) for view in _VIEWS}
@@ -180,6 +201,8 @@ def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> Sel
             )
             for view in _VIEWS
         ),
+        label_runs=len(labels),
+        label_epsilon=math.fsum(labels),
         note=note,
     )
 
@@ -207,6 +230,7 @@ def price_facts(price: SelectionPrice) -> dict[str, object]:
             }
             for view in price.views
         },
+        "labels": {"runs": price.label_runs, "epsilon": price.label_epsilon},
         "sentence": price.sentence,
         "remarks": list(price.remarks),
     }

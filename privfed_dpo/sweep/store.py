@@ -94,7 +94,7 @@ class SweepStore:
         """Start the sweep, or find it.
 
         Raises:
-            ConfigError: a sweep with another objective is there.
+            ConfigError: a sweep with another objective, or of another version, is there.
         """
         better = objective in LARGER_IS_BETTER
         direction = StudyDirection.MAXIMIZE if better else StudyDirection.MINIMIZE
@@ -104,6 +104,11 @@ class SweepStore:
                 study, "sweep", {"format": _FORMAT, "objective": objective, "swept": list(swept)}
             )
         except DuplicatedStudyError:
+            if self.facts.get("format", _FORMAT) != _FORMAT:
+                raise ConfigError(
+                    (f"{self.address.directory} holds a sweep of another version",),
+                    advice="Take another --dir (and --study).",
+                ) from None
             known = self.facts.get("objective", objective)
             if known != objective:
                 raise ConfigError(

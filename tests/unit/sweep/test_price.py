@@ -13,6 +13,7 @@ from accounting import (
     Mode,
     NoiseShares,
     PoissonGaussianRelease,
+    RandomizedLabels,
     RecordCopies,
     ReleaseSchedule,
     Repeated,
@@ -20,6 +21,7 @@ from accounting import (
     UnsupportedMechanism,
     all_runs_epsilon,
     best_run_epsilon,
+    encode_schedule,
     epsilon_pair,
     gaussian_epsilon,
     selection_epsilon,
@@ -29,9 +31,10 @@ from accounting.selection import composed_slack
 from privfed_dpo.sweep.price import price_facts, price_rows, selection_price, spends_of
 from privfed_dpo.sweep.records import Attempt, Booked
 from privfed_dpo.sweep.results import best_run
-from tests.support.sweeps import ended
+from tests.support.sweeps import SCHEDULE, ended
 
 DELTA = 1e-5
+FLIPPED = ReleaseSchedule(Mode.NONE, 1.0, None, 1, labels=RandomizedLabels(0.1))
 
 
 def local(noise, *, rate=1.0, rounds=4):
@@ -159,6 +162,17 @@ def test_runs_without_noise_are_named():
     assert price.best == "b", "a run without privacy is never the best private one"
     assert price.private_runs == 2
     assert price.remarks[-1].startswith("Runs without noise have no bound at all, and 1 were made")
+
+
+def test_flips_of_labels_add_up():
+    """Flips with probability 0.1 cost log 9 each time; two runs, one of them begun twice."""
+    flipped = {**SCHEDULE, "labels": encode_schedule(FLIPPED)["labels"]}
+    runs = [replace(ended(n, 0.8), plan={**ended(n, 0.8).plan, "schedule": flipped}) for n in "ab"]
+    again = replace(runs[1], attempts=runs[1].attempts * 2)
+    price = selection_price([runs[0], again], runs[0])
+    assert price.label_runs == 3
+    assert price.label_epsilon == pytest.approx(3 * math.log(9))
+    assert "in each of 3 runs" in price.remarks[-1]
 
 
 def test_one_run_is_no_selection():

@@ -198,6 +198,14 @@ def test_a_sweep_grows_but_never_shrinks(tmp_path):
         stored(folder, sweep_file(tmp_path, "seeds: [0, 1, 2]\nobjective: loss"))
 
 
+def test_a_sweep_of_another_version_is_left_alone(tmp_path, monkeypatch):
+    spec = sweep_file(tmp_path, "seeds: [0]")
+    stored(tmp_path / "sweep", spec)
+    monkeypatch.setattr("privfed_dpo.sweep.store._FORMAT", 2)
+    with pytest.raises(ConfigError, match="another version"):
+        stored(tmp_path / "sweep", spec)
+
+
 def test_a_torn_journal_line_is_cut_off(tmp_path):
     store = make(tmp_path, "seeds: [0]")
     journal = store.address.directory / "sweep.journal"
