@@ -9,7 +9,6 @@ from accounting.adversaries import (
     Adversary,
     Mode,
     ReleaseSchedule,
-    SecretCohort,
 )
 from accounting.audit import (
     AuditBound,
@@ -53,6 +52,7 @@ from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
 from accounting.receipts import Receipt, receipt_message
 from accounting.record_copies import RecordCopies
 from accounting.schedule_format import decode_schedule, encode_schedule
+from accounting.secret_cohort import SecretCohort, failure_probability, shortfall_probability
 from accounting.selection import (
     RunSpend,
     all_runs_epsilon,
@@ -114,6 +114,7 @@ __all__ = [
     "encode_event",
     "encode_schedule",
     "epsilon_pair",
+    "failure_probability",
     "gaussian_epsilon",
     "gaussian_fit_bound",
     "guarantee",
@@ -129,6 +130,7 @@ __all__ = [
     "read_ledger",
     "receipt_message",
     "selection_epsilon",
+    "shortfall_probability",
     "skellam_divergence",
     "unconditional_epsilon",
     "verify_ledger",

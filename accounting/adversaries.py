@@ -23,6 +23,7 @@ from accounting.events import (
 from accounting.labels import LabelCost, RandomizedLabels, label_cost
 from accounting.noise_shares import GridNoise, NoiseShares, require_noise_multiplier
 from accounting.record_copies import RecordCopies
+from accounting.secret_cohort import SecretCohort
 from accounting.units import PrivacyUnit
 
 
@@ -67,37 +68,6 @@ class Mode(StrEnum):
 Noise = NoiseShares | GridNoise | float
 _SHARED = frozenset({Mode.DISTRIBUTED, Mode.USER})
 _OWN = frozenset({Mode.LOCAL, Mode.GOSSIP})
-
-
-@dataclass(frozen=True, slots=True)
-class SecretCohort:
-    """A claim about mode user: who takes part in a round is a secret Poisson sample.
-
-    It amplifies against `Adversary.OUTSIDE` alone; the server runs the rounds and knows.
-
-    Guarantee: the caller ensures that each client joins each round independently with probability
-    `rate`, and that neither members nor sizes of cohorts, nor which rounds were aborted, leave the
-    server and the clients. A cap on participations may end a client's part early: given what was
-    released before, it then joins with probability at most `rate`, which a release at `rate`
-    dominates.
-
-    Attributes:
-        rate: cohort over clients, in (0, 1].
-        rounds: rounds of the whole run, >= 1, whether or not a given client joins them.
-
-    Raises:
-        InvalidPrivacyParameter: a value lies outside its range.
-    """
-
-    rate: float
-    rounds: int
-
-    def __post_init__(self) -> None:
-        """Refuse what is no sample."""
-        if not 0 < self.rate <= 1:
-            raise InvalidPrivacyParameter("rate", self.rate, "give a probability in (0, 1]")
-        if self.rounds < 1:
-            raise InvalidPrivacyParameter("rounds", self.rounds, "give at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,11 +282,14 @@ class ReleaseSchedule:
         """
         if participations == 0:
             return NOTHING_SPENT
-        seen = self._priced(self._seen(adversary, participations, rounds), delta)
-        if adversary is Adversary.OUTSIDE and self.secret_cohort is not None:
-            known = self._priced(self._seen(Adversary.SERVER, participations, rounds), delta)
-            return EpsilonPair(min(seen.pld, known.pld), min(seen.rdp, known.rdp))
-        return seen
+        if adversary is not Adversary.OUTSIDE or self.secret_cohort is None:
+            return self._priced(self._seen(adversary, participations, rounds), delta)
+        known = self._priced(self._seen(Adversary.SERVER, participations, rounds), delta)
+        hidden_delta = delta - self.secret_cohort.failure
+        if hidden_delta <= 0:
+            return known
+        seen = self._priced(self._seen(adversary, participations, rounds), hidden_delta)
+        return EpsilonPair(min(seen.pld, known.pld), min(seen.rdp, known.rdp))
 
     def curve(self, adversary: Adversary, delta: float) -> EpsilonCurve:
         """Return epsilon by number of known participations, for this adversary."""

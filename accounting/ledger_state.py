@@ -66,7 +66,8 @@ class LedgerState:
                 "rounds only go forward, and only one without an outcome may be booked again"
             )
         expected = self.header.schedule.cohort
-        if not cohort or (expected is not None and len(cohort) != expected):
+        empty = not cohort and self.header.schedule.secret_cohort is None
+        if empty or (expected is not None and len(cohort) != expected):
             raise LedgerMisuse(
                 f"a cohort of {len(cohort)} was given, the plan's noise is made for "
                 f"{expected if expected is not None else 'at least 1'}"

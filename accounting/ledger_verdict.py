@@ -26,6 +26,7 @@ from accounting.ledger_format import (
 from accounting.ledger_state import body_matches, encode_release
 from accounting.rdp import RdpFilter
 from accounting.receipts import ReceiptCheck, ReceiptVerifier
+from accounting.secret_cohort import failure_probability
 
 Verifier = Callable[[bytes, bytes], bool]
 _SPEND = {"round": int, "cohort": list, "release": dict}
@@ -198,7 +199,8 @@ class _Walk:
         if len(set(cohort)) != len(cohort):
             self.problem(line.index, "a client stands in its cohort twice")
         expected = self.schedule.cohort
-        if not cohort or (expected is not None and len(cohort) != expected):
+        empty = not cohort and self.schedule.secret_cohort is None
+        if empty or (expected is not None and len(cohort) != expected):
             self.problem(
                 line.index,
                 f"its cohort has {len(cohort)} clients, the noise is made for {expected}",
@@ -257,6 +259,7 @@ class _Walk:
             )
         if most > cap:
             self.problems.append(f"a client took part {most} times, the plan allows {cap}")
+        self._check_secrecy()
         budget = self.header.budget
         delta = budget.delta if budget is not None else 0.5
         priced = {
@@ -274,6 +277,23 @@ class _Walk:
                 f"{headline.rdp:.6g}"
             )
         return priced
+
+    def _check_secrecy(self) -> None:
+        claim, threshold = self.schedule.secret_cohort, self.schedule.threshold
+        if claim is None or threshold is None:
+            return
+        failure = failure_probability(
+            clients=self.header.clients,
+            rate=claim.rate,
+            threshold=threshold,
+            rounds=claim.rounds,
+            max_participations=self.schedule.participations,
+        )
+        if claim.failure < failure * (1 - 1e-6):
+            self.problems.append(
+                f"secret cohorts are claimed to fail with probability {claim.failure:.3g}; with "
+                f"{self.header.clients} clients it is up to {failure:.3g}"
+            )
 
     def realised(self) -> float:
         """Run the filter over every client's own rounds and return the largest result.

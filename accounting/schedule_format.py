@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from accounting.adversaries import Mode, Noise, ReleaseSchedule, SecretCohort
+from accounting.adversaries import Mode, Noise, ReleaseSchedule
 from accounting.errors import InvalidPrivacyParameter
 from accounting.labels import RandomizedLabels
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.record_copies import RecordCopies
+from accounting.secret_cohort import SecretCohort
 
 _FIELDS = frozenset({"mode", "sample_rate", "noise", "participations", "local_steps"})
 _OPTIONAL = frozenset({"secret_cohort", "record_copies", "labels"})
@@ -32,7 +33,8 @@ def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
         "local_steps": schedule.local_steps,
     }
     if schedule.secret_cohort is not None:
-        encoded["secret_cohort"] = asdict(schedule.secret_cohort)
+        claim = asdict(schedule.secret_cohort)
+        encoded["secret_cohort"] = {k: v for k, v in claim.items() if k != "failure" or v}
     if schedule.copies is not None:
         encoded["record_copies"] = asdict(schedule.copies)
     if schedule.labels is not None:
@@ -90,11 +92,12 @@ def _decode_labels(encoded: Mapping[str, Any]) -> RandomizedLabels:
 
 def _decode_cohort(encoded: Mapping[str, Any]) -> SecretCohort:
     fields = encoded["secret_cohort"]
-    if not isinstance(fields, Mapping) or fields.keys() != {"rate", "rounds"}:
+    if not isinstance(fields, Mapping) or fields.keys() - {"failure"} != {"rate", "rounds"}:
         raise InvalidPrivacyParameter("secret_cohort", fields, "expected the fields rate, rounds")
-    _require_type("rate", fields["rate"], int, float)
+    for name in fields.keys() - {"rounds"}:
+        _require_type(name, fields[name], int, float)
     _require_type("rounds", fields["rounds"], int)
-    return SecretCohort(fields["rate"], fields["rounds"])
+    return SecretCohort(**fields)
 
 
 def _encode_noise(noise: Noise | None) -> dict[str, Any] | None:

@@ -154,6 +154,8 @@ def _eyes(adversary: Adversary, schedule: ReleaseSchedule) -> str:
     noise = schedule.noise
     colluders = noise.colluders if noise is not None and not isinstance(noise, int | float) else 0
     fewest = f"{schedule.threshold} of {schedule.cohort} survivors"
+    if schedule.cohort is None:
+        fewest = f"at least {schedule.threshold} survivors"
     return {
         Adversary.COALITION: f"the server and {colluders} colluding clients, {fewest}",
         Adversary.SERVER: f"the server alone, {fewest}",
@@ -180,7 +182,10 @@ def _assumptions(schedule: ReleaseSchedule) -> list[str]:
         if schedule.secret_cohort is not None:
             lines.append(
                 "  - against outsiders: users join rounds independently at random, and neither "
-                "who joined, nor how many, nor which rounds were aborted becomes known;"
+                "who joined, nor how many, nor which rounds were aborted becomes known: of the run "
+                "folder only the adapter is published; the ledger names cohorts, and it, the "
+                "metrics, the summary, the checkpoint and the report stay with the server and the "
+                "auditor;"
             )
     else:
         lines = [

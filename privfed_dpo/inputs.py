@@ -65,12 +65,16 @@ def load_inputs(config: Config) -> Inputs:
         alpha=data.dirichlet_alpha,
     )
     audited = hold_back(partition, config.evaluation.audit_held_back, seed=config.run.seed)
-    if config.privacy.mode != "none":
-        require_stated_copies(
-            audited.partition.shards,
-            mode=config.privacy.mode,
-            record_copies=config.privacy.record_copies,
-        )
+    _check_copies(config, audited.partition)
     return Inputs(
         partition=audited.partition, held_out=held_out, task=task, held_back=audited.pairs
     )
+
+
+def _check_copies(config: Config, partition: Partition) -> None:
+    """Refuse records that stand more often than what is promised about pairs and labels covers."""
+    privacy, shards = config.privacy, partition.shards
+    if privacy.mode != "none":
+        require_stated_copies(shards, mode=privacy.mode, record_copies=privacy.record_copies)
+    if privacy.label_epsilon is not None and privacy.mode in ("none", "user"):
+        require_stated_copies(shards, mode="labels", record_copies=1)

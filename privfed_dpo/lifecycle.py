@@ -269,6 +269,7 @@ class _Run:
             save=self._save,
             observer=self._tell,
             clock=time.monotonic,
+            issuer=StreamIssuer(self.entropy) if self.assembly.plan.secret_cohorts else None,
             receipts_before=receipt_counts(read_ledger(self.folder / LEDGER_FILE).lines),
         )
 

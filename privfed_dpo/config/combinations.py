@@ -7,7 +7,13 @@ from privfed_dpo.config.sections import Config
 
 def impossible_combinations(config: Config) -> tuple[str, ...]:
     """Return one sentence for each contradiction in a field-wise valid config."""
-    return tuple(_privacy(config) + _federation(config) + _data(config) + _model(config))
+    return tuple(
+        _privacy(config)
+        + _federation(config)
+        + _secret_cohorts(config)
+        + _data(config)
+        + _model(config)
+    )
 
 
 def _privacy(config: Config) -> list[str]:
@@ -80,6 +86,24 @@ def _federation(config: Config) -> list[str]:
         problems.append(
             f"evaluation.audit_lanes audits the summed noise of privacy.mode=distributed, not "
             f"{config.privacy.mode}"
+        )
+    return problems
+
+
+def _secret_cohorts(config: Config) -> list[str]:
+    federation = config.federation
+    if federation.cohort_sampling != "poisson":
+        return []
+    problems: list[str] = []
+    if config.privacy.mode != "user":
+        problems.append(
+            "federation.cohort_sampling=poisson is for privacy.mode=user: elsewhere no secret "
+            "cohort is priced"
+        )
+    if federation.cohort is None or federation.max_participations is None:
+        problems.append(
+            "federation.cohort_sampling=poisson needs federation.cohort, the clients of a round "
+            "on average, and federation.max_participations, since chance alone bounds nothing"
         )
     return problems
 

@@ -168,7 +168,19 @@ class FederationConfig(Section):
 
     rounds: PositiveInt = Field(40, description="training rounds")
     cohort: PositiveInt | None = Field(
-        None, description="clients invited to each round; null is all"
+        None,
+        description="clients invited to each round, or on average if cohorts are sampled; null is "
+        "all",
+    )
+    cohort_sampling: Literal["fixed", "poisson"] = Field(
+        "fixed",
+        description="fixed: those with the fewest invitations, known to everybody; poisson (user "
+        "mode): each client joins in secret with probability cohort / clients, which lowers "
+        "epsilon against outsiders",
+    )
+    max_participations: PositiveInt | None = Field(
+        None,
+        description="most rounds of one client; null is what fixed cohorts need at least [rounds]",
     )
     local_steps: PositiveInt = Field(
         1, description="gradient steps at a client in one round (1 in distributed mode)"

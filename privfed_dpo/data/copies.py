@@ -60,7 +60,7 @@ def require_stated_copies(shards: Sequence[ClientShard], *, mode: str, record_co
 
     Args:
         shards: what the clients train on.
-        mode: a private mode.
+        mode: a private mode, or "labels" for what is promised about flipped labels alone.
         record_copies: the public bound m; 1 says that no record stands twice.
 
     Raises:

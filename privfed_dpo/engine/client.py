@@ -157,7 +157,7 @@ class FederatedClient:
             raise ClientRefused("the coordinator follows another plan than this client")
         cohort = start.cohort
         if (
-            len(cohort) != self._plan.cohort
+            not self._plan.allows_cohort(len(cohort))
             or list(cohort) != sorted(set(cohort))
             or self.number not in cohort
             or not set(cohort) <= self._roster.keys()

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from privfed_dpo.mechanism.keystream import Keystream
+from privfed_dpo.mechanism.sampler import PoissonSampler
+
 
 def participation_bound(*, rounds: int, clients: int, cohort: int) -> int:
     """Return the most rounds any client can be invited to by `choose_cohort`.
@@ -16,6 +19,30 @@ def participation_bound(*, rounds: int, clients: int, cohort: int) -> int:
     so after T rounds nobody has more than ceil(T * S / N).
     """
     return min(rounds, math.ceil(rounds * cohort / clients))
+
+
+def draw_secret_cohort(
+    clients: Sequence[str],
+    sampler: PoissonSampler,
+    invitations: Mapping[str, int],
+    *,
+    max_participations: int,
+    stream: Keystream,
+) -> tuple[str, ...]:
+    """Draw a secret Poisson cohort: each client joins by a coin of its own, until its cap.
+
+    Args:
+        clients: all enrolled clients.
+        sampler: made from the rate that the accountant books.
+        invitations: how often each client was invited so far; absent means never.
+        max_participations: clients invited so often join no more.
+        stream: secret randomness; one word per client, whatever the outcome.
+
+    Returns:
+        The cohort, in the order of `clients`; of any size, none included.
+    """
+    drawn = (clients[place] for place in sampler.draw(len(clients), stream))
+    return tuple(name for name in drawn if invitations.get(name, 0) < max_participations)
 
 
 def choose_cohort(

@@ -17,13 +17,14 @@ import numpy.typing as npt
 from accounting import Ledger, Mode
 from accounting.ledger_format import OutcomeStatus
 from privfed_dpo.engine.checkpoint import Checkpoint
-from privfed_dpo.engine.cohort import choose_cohort
+from privfed_dpo.engine.cohort import choose_cohort, draw_secret_cohort
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
 from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.receipts import ReceiptBook
 from privfed_dpo.engine.rounds import Exchange, RoundCoordinator, RoundResult
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.mechanism.keystream import StreamIssuer
 
 ABORTS_IN_A_ROW = 5
 """After this many aborted rounds in a row the run stops: going on would only spend budget."""
@@ -64,6 +65,7 @@ class FederatedTraining:
         observer: told what happens.
         clock: seconds, monotonic.
         receipts_before: rounds each client counted in its latest receipt, if the run goes on.
+        issuer: secret randomness of the coordinator, where cohorts are secret.
     """
 
     plan: RunPlan
@@ -78,6 +80,7 @@ class FederatedTraining:
     observer: Observer
     clock: Callable[[], float]
     receipts_before: Mapping[str, int]
+    issuer: StreamIssuer | None = None
 
     def first_row(self, state: ServerState) -> MetricsRow:
         """Measure the model before any training: round 0, nothing spent."""
@@ -112,23 +115,23 @@ class FederatedTraining:
         aborted_in_a_row = 0
         first = max(start.round, self.ledger.last_round or 0) + 1
         for number in range(first, self.plan.rounds + 1):
-            names = choose_cohort(
-                self.plan.facts.client_names,
-                self.plan.cohort,
-                self.ledger.participations,
-                seed=self.seed,
-                round_number=number,
-            )
+            names = self._cohort(number)
+            if self._worn_out():
+                reason = f"round {number} would need clients that took part as often as allowed"
+                return TrainingResult("budget_spent", reason, checkpoint)
             if self.ledger.would_exceed(names):
                 reason = f"round {number} would exceed the privacy budget; the model is kept"
                 return TrainingResult("budget_spent", reason, checkpoint)
             begin = self.clock()
             self.ledger.spend(number, names)
             self.observer(RoundStarted(number, self.plan.rounds, len(names)))
-            result = yield from self._play(number, names, checkpoint.state)
+            if self.plan.allows_cohort(len(names)):
+                result = yield from self._play(number, names, checkpoint.state)
+            else:
+                result = RoundResult(None, (), {}, 0, 0, reason="the cohort was drawn too small")
             state = self._apply(checkpoint.state, result)
             self._record_outcome(number, result, book)
-            row = self._row(number, result, state, begin)
+            row = self._row(number, len(names), result, state, begin)
             checkpoint = replace(
                 checkpoint,
                 round=number,
@@ -146,6 +149,33 @@ class FederatedTraining:
                 )
                 return TrainingResult("aborted", reason, checkpoint)
         return TrainingResult("finished", "all planned rounds are done", checkpoint)
+
+    def _cohort(self, number: int) -> tuple[str, ...]:
+        """Who is invited: by a public rule, or by secret coins."""
+        names, invitations = self.plan.facts.client_names, self.ledger.participations
+        sampler = self.plan.cohort_sampler()
+        if sampler is None:
+            return choose_cohort(
+                names, self.plan.cohort, invitations, seed=self.seed, round_number=number
+            )
+        if self.issuer is None:
+            raise ValueError("secret cohorts need secret randomness")
+        return draw_secret_cohort(
+            names,
+            sampler,
+            invitations,
+            max_participations=self.plan.participations,
+            stream=self.issuer.issue(f"cohort/{number}"),
+        )
+
+    def _worn_out(self) -> bool:
+        """Whether too few clients are left below their cap for any secret cohort."""
+        if not self.plan.secret_cohorts:
+            return False
+        used = self.ledger.participations
+        names = self.plan.facts.client_names
+        left = sum(used.get(name, 0) < self.plan.participations for name in names)
+        return left < self.plan.threshold
 
     def _play(
         self, number: int, names: tuple[str, ...], state: ServerState
@@ -196,7 +226,7 @@ class FederatedTraining:
         self.ledger.outcome(number, status, names, receipts)
 
     def _row(
-        self, number: int, result: RoundResult, state: ServerState, begin: float
+        self, number: int, cohort: int, result: RoundResult, state: ServerState, begin: float
     ) -> MetricsRow:
         due = number % self.measure_every == 0 or number == self.plan.rounds
         measured = self.measure(state.weights.astype(np.float32)) if due else {}
@@ -210,7 +240,7 @@ class FederatedTraining:
         return MetricsRow(
             round=number,
             status="aborted" if result.total is None else "released",
-            cohort=self.plan.cohort,
+            cohort=cohort,
             survivors=len(result.survivors),
             drift=drift,
             upload_bytes=result.upload_bytes,

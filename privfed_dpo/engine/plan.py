@@ -21,6 +21,7 @@ from accounting import (
     Mode,
     ReleaseSchedule,
     encode_schedule,
+    shortfall_probability,
 )
 from privfed_dpo.engine.sizing import OWN_NOISE_SENSITIVITY_STEPS, UPDATE_LIMIT, RingSizing
 from privfed_dpo.engine.summing import GradientSums
@@ -183,6 +184,22 @@ class RunPlan:
         """The public divisor of one client's own step: q times the pairs it holds."""
         return self.sample_rate * self.facts.client_pairs[client]
 
+    @property
+    def secret_cohorts(self) -> bool:
+        """Whether each client joins a round by a secret coin; the cohort is then a mean."""
+        return self.schedule.secret_cohort is not None
+
+    def allows_cohort(self, size: int) -> bool:
+        """Whether a round may be played by so many clients."""
+        if self.secret_cohorts:
+            return self.threshold <= size <= len(self.facts.client_names)
+        return size == self.cohort
+
+    def cohort_sampler(self) -> PoissonSampler | None:
+        """The sampler of secret cohorts, at the rate that the accountant books; None if fixed."""
+        claim = self.schedule.secret_cohort
+        return PoissonSampler(claim.rate) if claim else None
+
     def sampler(self) -> PoissonSampler:
         """The sampler whose rate the accountant books."""
         return PoissonSampler(self.sample_rate)
@@ -228,12 +245,14 @@ class RunPlan:
 
         Args:
             round_id: bytes unique to this run and round.
-            roster: the cohort's client numbers and identity keys.
+            roster: the cohort's client numbers and identity keys. More clients than the mean of
+                a secret cohort need a higher threshold, so that no two survivor sets can both be
+                signed; the noise is made for the plan's.
         """
         return ProtocolParams(
             round_id=round_id,
             roster=roster,
-            threshold=self.threshold,
+            threshold=max(self.threshold, (len(roster) + self.colluders) // 2 + 1),
             colluders=self.colluders,
             vector_length=self.vector_length,
             modulus_bits=self.ring.bits,
@@ -244,6 +263,14 @@ class RunPlan:
     def plan_hash(self) -> str:
         """SHA-256 over everything in the plan, hex; clients refuse a round of another plan."""
         return hashlib.sha256(canonical_json(self.describe())).hexdigest()
+
+    def _cohort_shortfall(self) -> float | None:
+        claim = self.schedule.secret_cohort
+        if claim is None:
+            return None
+        return shortfall_probability(
+            clients=len(self.facts.client_names), rate=claim.rate, threshold=self.threshold
+        )
 
     def describe(self) -> dict[str, object]:
         """The plan as plain facts: what `plan` prints, `plan.json` holds and the hash covers."""
@@ -262,6 +289,8 @@ class RunPlan:
             "rounds": self.rounds,
             "cohort": self.cohort,
             "participations": self.participations,
+            "cohort_sampling": "poisson" if self.secret_cohorts else "fixed",
+            "cohort_shortfall": self._cohort_shortfall(),
             "local_steps": self.local_steps,
             "sample_rate": self.sample_rate,
             "record_copies": self.schedule.copies.most if self.schedule.copies else 1,

@@ -10,14 +10,17 @@ from accounting import (
     Adversary,
     Budget,
     CalibrationFailed,
+    EpsilonPair,
     GridNoise,
     Mode,
     RandomizedLabels,
     RecordCopies,
     ReleaseSchedule,
     Repeated,
+    SecretCohort,
     calibrate_noise_multiplier,
     default_delta,
+    failure_probability,
 )
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort import participation_bound
@@ -61,9 +64,8 @@ class _Planner:
         self.mode = Mode(config.privacy.mode)
         self._check_cohort()
         self.graph = self._graph() if config.secure_agg.enabled else None
-        self.participations = participation_bound(
-            rounds=config.federation.rounds, clients=self.clients, cohort=self.cohort
-        )
+        self.secret = config.federation.cohort_sampling == "poisson"
+        self.participations = self._participations()
         self.local_steps = config.federation.local_steps
         self.copies = self._record_copies()
         records = self.clients if self.mode is Mode.USER else facts.pairs_total
@@ -72,6 +74,37 @@ class _Planner:
             self.mode is Mode.NONE
             and (self.local_steps > 1 or config.privacy.max_grad_norm is None)
         )
+
+    def _participations(self) -> int:
+        """Most rounds of one client, which the scheduler keeps to."""
+        federation = self.config.federation
+        cap = federation.max_participations
+        if self.secret:
+            return min(federation.rounds, cap or federation.rounds)
+        needed = participation_bound(
+            rounds=federation.rounds, clients=self.clients, cohort=self.cohort
+        )
+        if cap is not None and cap < needed:
+            most = cap * self.clients // self.cohort
+            raise PlanRefused(
+                f"{federation.rounds} rounds of {self.cohort} of {self.clients} clients need a "
+                f"client {needed} times, and federation.max_participations={cap} allows no more",
+                advice=f"Plan at most {most} rounds, or raise the cap.",
+            )
+        return needed
+
+    def _secret_cohort(self) -> SecretCohort | None:
+        if not self.secret:
+            return None
+        rate, rounds = self.cohort / self.clients, self.config.federation.rounds
+        failure = failure_probability(
+            clients=self.clients,
+            rate=rate,
+            threshold=self.cohort - self._missing_shares(),
+            rounds=rounds,
+            max_participations=self.participations,
+        )
+        return SecretCohort(rate, rounds, failure)
 
     def plan(self) -> RunPlan:
         config = self.config
@@ -93,6 +126,7 @@ class _Planner:
             ) from error
         except AccountingError as error:
             raise PlanRefused(str(error)) from error
+        self._check_secret_budget(epsilons, budget)
         return RunPlan(
             facts=self.facts,
             schedule=schedule,
@@ -118,6 +152,19 @@ class _Planner:
             epsilons=epsilons,
             user_updates=self._user_updates(),
         )
+
+    def _check_secret_budget(
+        self, epsilons: Mapping[Adversary, EpsilonPair], budget: Budget | None
+    ) -> None:
+        """A run that ended when one client's budget is spent would tell who took part."""
+        if not self.secret or budget is None:
+            return
+        if epsilons[Adversary.COALITION].pld > budget.epsilon:
+            raise PlanRefused(
+                f"{self.participations} rounds of one client cost more than epsilon "
+                f"{budget.epsilon:g}, and secret cohorts may not end a run early",
+                advice="Lower federation.max_participations, or raise privacy.noise_multiplier.",
+            )
 
     def _user_updates(self) -> UserUpdates | None:
         privacy = self.config.privacy
@@ -154,6 +201,11 @@ class _Planner:
 
     def _graph(self) -> NeighbourhoodPlan:
         privacy = self.config.privacy
+        if self.config.federation.cohort_sampling == "poisson":
+            quorum = self.cohort - privacy.dropout_tolerance
+            lost, helpers = privacy.dropout_tolerance, privacy.colluders
+            certain = (-math.inf, -math.inf, -math.inf)
+            return NeighbourhoodPlan(None, quorum, self.cohort, lost, helpers, *certain)
         try:
             return plan_neighbourhood(
                 clients=self.cohort,
@@ -233,6 +285,8 @@ class _Planner:
         """Noisy sums or steps that one record and all its copies are in."""
         if self.mode is Mode.LOCAL:
             return self.participations * self.local_steps * self.config.privacy.record_copies
+        if self.secret:
+            return self.config.federation.rounds
         if self.copies is None:
             return self.participations
         return self.copies.rounds_of(self.participations, self.copies.rounds)
@@ -244,6 +298,7 @@ class _Planner:
             noise=noise,
             participations=self.participations,
             local_steps=self.local_steps,
+            secret_cohort=self._secret_cohort(),
             copies=self.copies,
             labels=self._labels(),
         )
@@ -258,11 +313,12 @@ class _Planner:
             clipped = self.config.privacy.max_grad_norm is not None
             return size_updates(cohort=self.cohort, clipped=clipped, bits=bits)
         honest = self.cohort - self._missing_shares() - self.config.privacy.colluders
+        members = self.clients if self.secret else self.cohort
         largest = sorted(self.facts.client_pairs, reverse=True)[: self.cohort]
         return size_gradient_sums(
-            largest_cohort_pairs=self.cohort if self.mode is Mode.USER else sum(largest),
-            cohort=self.cohort,
-            total_noise_multiplier=noise_multiplier * math.sqrt(self.cohort / max(1, honest)),
+            largest_cohort_pairs=members if self.mode is Mode.USER else sum(largest),
+            cohort=members,
+            total_noise_multiplier=noise_multiplier * math.sqrt(members / max(1, honest)),
             dimension=self.facts.dimension,
             bits=bits,
         )

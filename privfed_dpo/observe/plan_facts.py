@@ -93,6 +93,7 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("pairs", _pairs(plan)),
                 ("rounds", _plain(plan, "rounds")),
                 ("clients a round", _plain(plan, "cohort")),
+                ("cohorts", _cohorts(plan)),
                 ("rounds of one client, at most", _plain(plan, "participations")),
                 ("local steps", _plain(plan, "local_steps")),
                 ("sampling rate of pairs", _number(plan, "sample_rate")),
@@ -174,6 +175,13 @@ def _number(plan: Mapping[str, Any], key: str, decimals: int = 4) -> str:
 def _pairs(plan: Mapping[str, Any]) -> str:
     spread = f"{_plain(plan, 'pairs_min')} to {_plain(plan, 'pairs_max')} a client"
     return f"{_plain(plan, 'pairs_total')} ({spread})"
+
+
+def _cohorts(plan: Mapping[str, Any]) -> str:
+    short = plan.get("cohort_shortfall")
+    if short is None:
+        return _plain(plan, "cohort_sampling")
+    return f"secret; too small with probability {short:.2g}"
 
 
 def _target(plan: Mapping[str, Any]) -> str:

@@ -61,8 +61,11 @@ def test_a_second_copy_is_refused_before_anything_is_spent(config_for, tmp_path,
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
 
 
-def test_a_baseline_without_privacy_takes_any_data(config_for):
-    plan(config_for(AGAIN, "privacy.mode=none", "privacy.noise_multiplier=null"))
+def test_a_baseline_without_privacy_takes_any_data_unless_labels_are_promised_something(config_for):
+    baseline = ("privacy.mode=none", "privacy.noise_multiplier=null")
+    plan(config_for(AGAIN, *baseline))
+    with pytest.raises(DataError, match="stand more than once"):
+        plan(config_for(AGAIN, *baseline, "privacy.label_epsilon=1"))
 
 
 def test_votes_of_different_people_on_one_pair_are_no_copies(config_for):

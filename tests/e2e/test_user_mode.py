@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -107,3 +108,27 @@ def test_an_interrupted_run_goes_on(tmp_path):
         json.loads(line)["status"] for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
     assert statuses == ["start", "released", "lost", "released"]
+
+
+def test_secret_cohorts_end_to_end_and_across_an_interruption(tmp_path):
+    folder = tmp_path / "run"
+    secret = ("federation.cohort_sampling=poisson", "federation.max_participations=3")
+
+    def stop(event):
+        if isinstance(event, RoundStarted) and event.round == 2:
+            raise KeyboardInterrupt
+
+    config = tiny_config(folder, *USER, *secret, "model.warmup_steps=0", "federation.rounds=4")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, observers=[stop])
+    resume(folder)
+    verdict = verify_run(folder)
+    assert verdict.ok, verdict.problems
+    assert verdict.epsilon[Adversary.OUTSIDE].pld <= verdict.epsilon[Adversary.SERVER].pld
+    lines = forge.lines_of(folder)
+    cohorts = [line["body"]["cohort"] for line in lines if line["kind"] == "spend"]
+    assert max(Counter(name for cohort in cohorts for name in cohort).values()) <= 3
+    claim = lines[0]["body"]["schedule"]["secret_cohort"]
+    assert (claim["rate"], claim["rounds"]) == (5 / 6, 4)
+    statement = json.loads((folder / "summary.json").read_text())["statement"]
+    assert "the ledger names cohorts" in statement
