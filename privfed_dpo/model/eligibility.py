@@ -28,6 +28,7 @@ def refuse_if_not_per_pair(model: PeftModel) -> None:
         ModelError: names the part that cannot be private and what to use in its place.
     """
     _refuse_configurations(model)
+    _refuse_auxiliary_loss(model)
     _refuse_modules(model)
     _refuse_trainable_outside_linear(model)
     _refuse_trainable_head(model)
@@ -83,6 +84,16 @@ def _refuse_configurations(model: PeftModel) -> None:
                 f"bias={config.bias!r} trains bias vectors outside the adapter.",
                 advice="Set bias to none.",
             )
+
+
+def _refuse_auxiliary_loss(model: PeftModel) -> None:
+    """Experts themselves are welcome: tokens are routed one by one, and none is dropped."""
+    if getattr(model.get_base_model().config, "output_router_logits", False):
+        raise ModelError(
+            "output_router_logits asks for an auxiliary loss that balances experts over all tokens "
+            "of a batch, so that pairs share a gradient.",
+            advice="Set output_router_logits to false in the checkpoint's config.json.",
+        )
 
 
 def _refuse_modules(model: PeftModel) -> None:

@@ -12,6 +12,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Phi3Config,
     PhiConfig,
     PreTrainedModel,
@@ -42,6 +43,10 @@ FAMILIES = {
     "qwen2": lambda **extra: Qwen2Config(**{**_SHAPE, "tie_word_embeddings": True, **extra}),
     "qwen3": lambda **extra: Qwen3Config(**{**_SHAPE, "head_dim": 8, **extra}),
     "mistral": lambda **extra: MistralConfig(**{**_SHAPE, "sliding_window": None, **extra}),
+    # Tokens choose two of four experts.
+    "mixtral": lambda **extra: MixtralConfig(
+        **{**_SHAPE, "sliding_window": None, "num_local_experts": 4, **extra}
+    ),
     "gemma": lambda **extra: GemmaConfig(**{**_SHAPE, "head_dim": 8, **extra}),
     "gemma2": lambda **extra: Gemma2Config(
         **{**_SHAPE, "head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8, **extra}

@@ -109,6 +109,19 @@ def test_every_adapter_has_its_own_gradient(settings):
     assert _relative_error(found, _truth(adapter, PAIRS, reference)) < 1e-5
 
 
+@pytest.mark.parametrize("family", ["mistral", "gemma3", "phi3", "qwen2"])
+def test_pairs_longer_than_a_sliding_window_keep_their_rows(family):
+    windows = {"mistral": {}, "gemma3": {}, "phi3": {}, "qwen2": {"use_sliding_window": True}}
+    model = toy_model(family, sliding_window=8, **windows[family])
+    adapter = shaken(Adapter.attach(model, AdapterSpec(rank=4)), scale=0.05)
+    pairs = toy_pairs(6, seed=4, longest=14)
+    assert max(len(p.prompt) + len(p.chosen) for p in pairs) > 16
+    reference = _reference(adapter, pairs)
+    gradients = PairGradients(adapter, beta=BETA, micro_batch_pairs=3)
+    found = _rows(gradients, pairs, reference)
+    assert _relative_error(found, _truth(adapter, pairs, reference)) < 1e-5
+
+
 def test_eager_attention_is_as_exact():
     model = toy_model("llama")
     model.set_attn_implementation("eager")

@@ -65,6 +65,12 @@ def test_batch_norm_is_named_although_it_is_frozen():
         refuse_if_not_per_pair(model)
 
 
+def test_an_auxiliary_loss_over_the_batch_is_named():
+    with pytest.raises(ModelError, match="output_router_logits"):
+        Adapter.attach(toy_model("mixtral", output_router_logits=True), AdapterSpec(rank=2))
+    Adapter.attach(toy_model("mixtral"), AdapterSpec(rank=2))
+
+
 def test_nothing_trainable_is_refused():
     with pytest.raises(ModelError, match="no trainable weight"):
         refuse_if_not_per_pair(_lora().requires_grad_(False))
