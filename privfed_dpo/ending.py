@@ -7,6 +7,7 @@ between the two loses nothing: `complete_ending` goes on from there.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import load_config
 from privfed_dpo.engine.federated import TrainingResult
 from privfed_dpo.label_secret import LABELS_FILE
+from privfed_dpo.model.samples import sample_answers
 from privfed_dpo.model.saved_adapter import verify_saved_adapter
 from privfed_dpo.observe.evidence import closing_facts, file_sha256, vouched_for
 from privfed_dpo.observe.run_folder import (
@@ -69,6 +71,14 @@ def end_run(
         adapter_sha256=file_sha256(target / "adapter_model.safetensors"),
         per_client=assembly.measure.per_client_accuracy(weights),
     )
+    wanted = assembly.config.evaluation
+    samples = sample_answers(
+        assembly.adapter,
+        assembly.loaded.tokenizer,
+        wanted.sample_prompts,
+        max_tokens=wanted.sample_tokens,
+    )
+    summary["samples"] = [asdict(sample) for sample in samples]
     facts = {"reason": result.reason, **closing_facts(folder, summary)}
     write_json_atomic(folder / CHECKPOINT_FOLDER / _DRAFT_FILE, summary)
     summary["ledger_head"] = ledger.close(result.status, facts)

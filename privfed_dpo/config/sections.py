@@ -224,6 +224,12 @@ class EvaluationConfig(Section):
         description="held-out pairs used for gradient norm, heterogeneity and clip fraction "
         "[pairs]",
     )
+    sample_prompts: tuple[str, ...] = Field(
+        (),
+        description="PUBLIC prompts answered before and after training, in summary and report; "
+        "empty shows none",
+    )
+    sample_tokens: PositiveInt = Field(64, description="longest sample answer [tokens]")
     audit_lanes: NonNegativeInt = Field(
         0,
         description="dummy coordinates with canaries that audit the noise of distributed mode at "

@@ -141,6 +141,7 @@ def render_page(run: RunFacts) -> str:
         figures=figures,
         protocol=_protocol(run, plan),
         dropped=_dropped(run.rows),
+        samples=summary.get("samples") or (),
         audit=audit_facts(summary.get("audit")),
         audit_heads=AUDIT_HEADS,
         clients=_clients(summary.get("per_client") or {}),
