@@ -68,7 +68,8 @@ def run_sweep(
     except KeyboardInterrupt as stop:
         raise SweepInterrupted(
             "interrupted; finished runs are kept, and the others go on where they were",
-            advice=f"Go on with: privfed-dpo sweep {file} --dir {address.directory}",
+            advice=f"Go on with the same command: privfed-dpo sweep {file} --dir "
+            f"{address.directory}{' --storage URL' if address.url else ''}",
         ) from stop
     elsewhere = store.elsewhere()
     if elsewhere:

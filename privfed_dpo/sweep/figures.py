@@ -101,7 +101,7 @@ class _Drawn:
             title=f"{OBJECTIVES[self._metric].capitalize()} against epsilon",
             caption="Mean over the seeds, with the range from the worst seed to the best. Epsilon "
             "is certified (PLD) against the server with its colluders, on a logarithmic axis. "
-            f"Dashed: runs to compare with.{left_out}",
+            f"{'Grey dashes: runs to compare with.' if self._compared() else ''}{left_out}",
             svg=spread_chart(
                 "utility",
                 series,

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from privfed_dpo.errors import PrivFedError
 from privfed_dpo.sweep.execution import Runner
 from privfed_dpo.sweep.store import Address, SweepStore
 from privfed_dpo.sweep.worker import WorkerEvent, work
 
 _STOP_SECONDS = 60.0
+_MOST_STILLBORN = 3
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -26,6 +28,11 @@ class _Hand:
     process: SpawnProcess
     events: Connection
     silent: bool = False
+    told: bool = False
+
+
+class WorkersLost(PrivFedError):
+    """Worker processes end before they begin a run."""
 
 
 def employ(
@@ -51,15 +58,24 @@ def employ(
 
     Raises:
         KeyboardInterrupt: after every worker has given its run back.
+        WorkersLost: several in a row vanished before they told anything.
     """
     for name in _THREADS:
         os.environ.setdefault(name, "1")
     hands = [_start(address, runner) for _ in range(workers)]
+    stillborn = 0
     try:
         while hands:
             hands = _listen(hands, tell)
             vanished = [hand for hand in hands if hand.silent and hand.process.exitcode != 0]
             hands = [hand for hand in hands if not hand.silent]
+            for hand in vanished:
+                stillborn = 0 if hand.told else stillborn + 1
+            if stillborn >= _MOST_STILLBORN:
+                raise WorkersLost(
+                    f"{stillborn} worker processes in a row ended before they began a run",
+                    advice="Their messages stand above; then type the same command again.",
+                )
             if vanished and work_left():
                 hands += [_start(address, runner) for _ in vanished]
     finally:
@@ -81,7 +97,9 @@ def _listen(hands: list[_Hand], tell: Callable[[WorkerEvent], None]) -> list[_Ha
     for hand in hands:
         if hand.events in ready:
             try:
-                tell(hand.events.recv())
+                event = hand.events.recv()
+                hand.told = True
+                tell(event)
             except (EOFError, OSError):
                 hand.silent = True
                 hand.process.join()

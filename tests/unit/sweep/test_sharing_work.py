@@ -1,5 +1,6 @@
 """Workers share a sweep: real processes, kills included, on the journal; runs are made up."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.exclusive import FileLock
+from privfed_dpo.sweep import workforce
 from privfed_dpo.sweep.conduct import conduct
 from privfed_dpo.sweep.execution import train_run
 from privfed_dpo.sweep.records import Booked, RunState
@@ -221,6 +223,33 @@ def test_a_database_that_cannot_be_opened_is_told_without_its_password(tmp_path)
         SweepStore(Address(tmp_path, "nosuch://me:secret@host/x"))
     assert "nosuch://..." in str(error.value)
     assert "secret" not in f"{error.value}{error.value.advice}"
+
+
+class Stillborn:
+    """A worker process that ends before it says a word."""
+
+    exitcode, pid = 1, None
+
+    def join(self, timeout=None):
+        pass
+
+    def is_alive(self):
+        return False
+
+
+def test_workers_that_end_before_they_begin_are_not_replaced_for_ever(tmp_path, monkeypatch):
+    started = []
+
+    def start(address, runner):
+        listening, telling = multiprocessing.Pipe(duplex=False)
+        telling.close()
+        started.append(1)
+        return workforce._Hand(Stillborn(), listening)
+
+    monkeypatch.setattr(workforce, "_start", start)
+    with pytest.raises(workforce.WorkersLost, match="3 worker processes in a row"):
+        workforce.employ(Address(tmp_path), fake_runs.instant, 1, silent, work_left=lambda: True)
+    assert len(started) == 3
 
 
 HOLDER = """
