@@ -26,7 +26,7 @@ def home(tmp_path_factory):
 def test_plan_computes_nothing_and_leaves_nothing(run, home, monkeypatch, tmp_path):
     """No weights, no tokenizer, no warm-up, no folder: only the model's configuration is read."""
     monkeypatch.chdir(tmp_path)
-    for name in ("policy.load_model", "policy.warm_up", "assembly.tokenize_pairs"):
+    for name in ("policy.load_model", "policy.warm_up", "data.token_cache.tokenize_pairs"):
         monkeypatch.setattr(f"privfed_dpo.{name}", forbidden(name))
     folder = tmp_path / "run"
     ended = run("plan", *own_data(home, f"run.dir={folder}"))
