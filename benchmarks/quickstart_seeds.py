@@ -22,6 +22,8 @@ ARMS = {
     "distributed, epsilon 3": ["privacy.mode=distributed", "privacy.target_epsilon=3"],
     "distributed, epsilon 1": ["privacy.mode=distributed", "privacy.target_epsilon=1"],
     "not private": ["privacy.mode=none"],
+    "without a server, epsilon 8": ["privacy.mode=gossip", "privacy.target_epsilon=8"],
+    "without a server, not private": ["privacy.mode=none", "gossip.enabled=true"],
 }
 
 

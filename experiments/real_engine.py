@@ -28,9 +28,9 @@ from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
-from privfed_dpo.lifecycle import drive
 from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.mechanism.keystream import StreamIssuer
+from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import Entropy, IdentityKey
 

@@ -26,7 +26,7 @@ from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import DataError
-from privfed_dpo.inputs import Inputs, load_inputs
+from privfed_dpo.inputs import Inputs, load_inputs, load_links
 from privfed_dpo.label_secret import LabelSecret
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.adapters import Adapter
@@ -136,6 +136,7 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
         dimension=adapter.dimension,
         model_fingerprint="",
         model_bytes=model_bytes,
+        links=load_links(config, [shard.client for shard in inputs.partition.shards]),
     )
     return make_plan(config, facts)
 

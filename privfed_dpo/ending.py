@@ -16,7 +16,7 @@ from accounting import Ledger, read_ledger
 from privfed_dpo.assembly import Assembly
 from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import load_config
-from privfed_dpo.engine.federated import TrainingResult
+from privfed_dpo.engine.training import TrainingResult
 from privfed_dpo.label_secret import LABELS_FILE
 from privfed_dpo.model.samples import sample_answers
 from privfed_dpo.model.saved_adapter import verify_saved_adapter

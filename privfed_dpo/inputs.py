@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from privfed_dpo.audit.held_back import hold_back
 from privfed_dpo.config import Config
@@ -11,6 +13,8 @@ from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.partition import Partition, partition_pairs
 from privfed_dpo.data.preferences import load_preferences
 from privfed_dpo.data.synthetic import SyntheticTask, synthetic_task
+from privfed_dpo.engine.topology import Edge, parse_links
+from privfed_dpo.errors import DataError
 
 SYNTHETIC = "synthetic"
 
@@ -30,6 +34,26 @@ class Inputs:
     held_out: tuple[PreferencePair, ...] = field(repr=False)
     task: SyntheticTask | None = field(repr=False)
     held_back: tuple[tuple[PreferencePair, ...], ...] = field(repr=False, default=())
+
+
+def load_links(config: Config, clients: Sequence[str]) -> tuple[Edge, ...]:
+    """Read who averages with whom, where a file says so; else nothing.
+
+    Raises:
+        DataError: the file cannot be read.
+        PlanRefused: it does not name links between these clients.
+    """
+    if config.gossip.links_file is None:
+        return ()
+    try:
+        text = Path(config.gossip.links_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the links cannot be read: {error}",
+            source=config.gossip.links_file,
+            advice="Give a text file with two clients on each line in gossip.links_file.",
+        ) from error
+    return parse_links(text, clients)
 
 
 def load_inputs(config: Config) -> Inputs:

@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from accounting import Adjacency, Ledger, LedgerHeader, read_ledger
 from accounting.canonical import JSON
 from accounting.receipts import receipt_counts
 from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins
 from privfed_dpo.config import Config, dump_config, load_config
+from privfed_dpo.decentralised import Neighbourhood, starting_nodes
 from privfed_dpo.ending import KEYS_FILE, complete_ending, end_run, leave_tidy
 from privfed_dpo.engine.checkpoint import (
     Checkpoint,
@@ -27,15 +30,17 @@ from privfed_dpo.engine.checkpoint import (
 )
 from privfed_dpo.engine.events import (
     EngineEvent,
+    MetricsRow,
     Observer,
     PlanReady,
     RoundFinished,
     RunFinished,
 )
-from privfed_dpo.engine.federated import FederatedTraining, TrainingResult, TrainingScript
+from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.engine.training import TrainingScript, lost_rows, start_row
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
 from privfed_dpo.inputs import load_inputs
@@ -53,7 +58,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
-from privfed_dpo.wire.carrier import Carrier
+from privfed_dpo.wire.carrier import Carrier, drive
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 
 BASE_FOLDER = "base"
@@ -115,6 +120,7 @@ def train(
         data_fingerprint=assembly.data_fingerprint,
         seconds=0.0,
         lanes=_toss_coins(assembly.plan, entropy),
+        nodes=starting_nodes(assembly.plan, assembly.adapter.read()),
     )
     told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
     run = _Run(assembly, folder, ledger, run_id, enrolment, told, entropy)
@@ -207,7 +213,7 @@ class _Run:
         """Save the empty checkpoint, measure the untrained model, announce both."""
         self._save(checkpoint)
         self._tell(PlanReady(self.assembly.plan.describe()))
-        row = self._training().first_row(checkpoint.state)
+        row = self._first_row(checkpoint.state)
         checkpoint = replace(checkpoint, rows=(row,))
         self._save(checkpoint)
         self._tell(RoundFinished(row))
@@ -218,7 +224,7 @@ class _Run:
         if not checkpoint.rows:
             return self.begin(checkpoint)
         self._tell(PlanReady(self.assembly.plan.describe()))
-        lost = self._training().lost_rows(checkpoint)
+        lost = lost_rows(self.ledger, checkpoint.round)
         rows = (*checkpoint.rows, *lost)
         last = lost[-1].round if lost else checkpoint.round
         checkpoint = replace(checkpoint, round=last, rows=rows)
@@ -228,6 +234,39 @@ class _Run:
 
     def play(self, checkpoint: Checkpoint) -> Path:
         """Train, then write what the run leaves behind."""
+        with contextlib.closing(self.assembly.source):
+            result = drive(*self._scripted(checkpoint))
+        self._tell(RunFinished(end_run(self.folder, self.assembly, self.ledger, result)))
+        leave_tidy(self.folder)
+        if result.status == "aborted":
+            raise RunAborted(
+                result.reason,
+                advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
+            )
+        return self.folder
+
+    def _first_row(self, state: ServerState) -> MetricsRow:
+        begin = time.monotonic()
+        measured = self.assembly.measure(state.weights.astype(np.float32))
+        return start_row(self.assembly.plan.mode, measured, time.monotonic() - begin)
+
+    def _scripted(self, checkpoint: Checkpoint) -> tuple[TrainingScript, Carrier]:
+        """The training from a checkpoint on, and a carrier to everybody in it."""
+        gossip = self.assembly.plan.gossip
+        if gossip is not None:
+            nodes = Neighbourhood.gather(
+                self.assembly,
+                gossip,
+                self.run_id,
+                self.enrolment,
+                self.entropy,
+                checkpoint=checkpoint,
+                last_round=self.ledger.last_round or 0,
+            )
+            script = nodes.script(
+                checkpoint, ledger=self.ledger, save=self._save, observer=self._tell
+            )
+            return script, nodes.carrier()
         coins = checkpoint.lanes.coins if checkpoint.lanes else None
         clients = self.assembly.clients(
             self.run_id,
@@ -239,17 +278,7 @@ class _Run:
         rate = self.assembly.config.secure_agg.dropout_rate
         dropouts = Dropouts(rate, self.assembly.config.run.seed) if rate else None
         carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
-        script = self._training().script(checkpoint)
-        with contextlib.closing(self.assembly.source):
-            result = drive(script, carrier)
-        self._tell(RunFinished(end_run(self.folder, self.assembly, self.ledger, result)))
-        leave_tidy(self.folder)
-        if result.status == "aborted":
-            raise RunAborted(
-                result.reason,
-                advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
-            )
-        return self.folder
+        return self._training().script(checkpoint), carrier
 
     def _training(self) -> FederatedTraining:
         config = self.assembly.config
@@ -279,17 +308,6 @@ class _Run:
     def _tell(self, event: EngineEvent) -> None:
         for observer in self.observers:
             observer(event)
-
-
-def drive(script: TrainingScript, carrier: Carrier) -> TrainingResult:
-    """Run a script of exchanges over a carrier until it ends."""
-    try:
-        exchange = next(script)
-        while True:
-            exchange = script.send(carrier.exchange(exchange))
-    except StopIteration as stop:
-        result: TrainingResult = stop.value
-        return result
 
 
 def _toss_pair_coins(config: Config, entropy: Entropy) -> PairCoins | None:

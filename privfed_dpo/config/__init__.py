@@ -1,5 +1,6 @@
 """Typed, frozen, strict configuration: one YAML file, then overrides, all errors at once."""
 
+from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.loading import dump_config, load_config, parse_config
 from privfed_dpo.config.model_sections import AdapterConfig, DpoConfig, ModelConfig
 from privfed_dpo.config.sections import (
@@ -19,6 +20,7 @@ __all__ = [
     "DpoConfig",
     "EvaluationConfig",
     "FederationConfig",
+    "GossipConfig",
     "ModelConfig",
     "PrivacyConfig",
     "RunConfig",

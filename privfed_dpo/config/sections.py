@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.model_sections import DpoConfig, ModelConfig
 from privfed_dpo.config.section import (
     NonNegativeInt,
@@ -20,7 +21,7 @@ from privfed_dpo.config.section import (
     Share,
 )
 
-Mode = Literal["distributed", "local", "user", "none"]
+Mode = Literal["distributed", "local", "user", "gossip", "none"]
 
 
 class RunConfig(Section):
@@ -115,7 +116,8 @@ class PrivacyConfig(Section):
         "distributed",
         description="distributed: noise shares, only the sum is seen; local: full noise at each "
         "client; user: noise shares for a client's whole update, so that everything of one user is "
-        "protected at once; none: no privacy, a baseline",
+        "protected at once; gossip: full noise at each node of a graph without a server; none: no "
+        "privacy, a baseline",
     )
     target_epsilon: PositiveFloat | None = Field(
         None, description="certified epsilon the run may spend; null if the noise is given"
@@ -262,4 +264,11 @@ class Config(Section):
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
     federation: FederationConfig = Field(default_factory=FederationConfig)
     secure_agg: SecureAggConfig = Field(default_factory=SecureAggConfig)
+    gossip: GossipConfig = Field(default_factory=GossipConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+
+    @property
+    def decentralised(self) -> bool:
+        """Whether clients average with neighbours instead of through a server."""
+        wanted = self.gossip.enabled
+        return self.privacy.mode == "gossip" if wanted is None else wanted

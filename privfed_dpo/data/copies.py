@@ -83,9 +83,9 @@ def require_stated_copies(shards: Sequence[ClientShard], *, mode: str, record_co
             advice="Remove repeated rows, name the column of users if different people judged, or "
             f"pay for the copies with privacy.record_copies={facts.most}.",
         )
-    if mode == "local" and facts.most_at_one_client > 1:
+    if mode in ("local", "gossip") and facts.most_at_one_client > 1:
         raise DataError(
-            f"a client holds one record {facts.most_at_one_client} times; privacy.mode=local "
+            f"a client holds one record {facts.most_at_one_client} times; privacy.mode={mode} "
             "prices copies at different clients only",
             advice="Remove repeated rows; each client can do so by itself.",
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +24,9 @@ from privfed_dpo.errors import ResumeMismatch
 
 _STATE_FILE = "state.npz"
 _LANES = "lanes_"
+_NODES = "nodes_"
 _SCHEMA = 1
+_Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Checkpoint:
         data_fingerprint: hash over all clients' pairs and the held-out pairs.
         seconds: wall-clock time spent so far.
         lanes: what the audit lanes showed so far; None if there are none.
+        nodes: without a server, what the nodes hold; see `node_state`. None with a server.
     """
 
     round: int
@@ -47,6 +51,7 @@ class Checkpoint:
     data_fingerprint: str
     seconds: float
     lanes: LaneRecord | None = None
+    nodes: Mapping[str, npt.NDArray[np.generic]] | None = None
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +80,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.lanes is not None:
         lanes = checkpoint.lanes.arrays()
         arrays |= {f"{_LANES}{name}": array for name, array in lanes.items()}
+    arrays |= {f"{_NODES}{name}": array for name, array in (checkpoint.nodes or {}).items()}
     arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
     np.savez(buffer, allow_pickle=False, **arrays)
     body = buffer.getvalue()
@@ -97,11 +103,7 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
         raise ResumeMismatch("the plan", expected=header.plan_hash, found=plan_hash)
     if header.data_fingerprint != data_fingerprint:
         raise ResumeMismatch("the data", expected=header.data_fingerprint, found=data_fingerprint)
-    lanes = {
-        name.removeprefix(_LANES): array
-        for name, array in arrays.items()
-        if name.startswith(_LANES)
-    }
+    lanes, nodes = _group(arrays, _LANES), _group(arrays, _NODES)
     return Checkpoint(
         round=header.round,
         state=ServerState(
@@ -115,7 +117,16 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
         data_fingerprint=data_fingerprint,
         seconds=header.seconds,
         lanes=LaneRecord.from_arrays(lanes) if lanes else None,
+        nodes=nodes or None,
     )
+
+
+def _group(arrays: Mapping[str, _Array], prefix: str) -> dict[str, _Array]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -134,7 +145,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def _read(path: Path) -> tuple[_Header, dict[str, npt.NDArray[np.float64]]]:
+def _read(path: Path) -> tuple[_Header, dict[str, _Array]]:
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -28,12 +28,20 @@ class MetricsRow:
         heterogeneity: mean squared distance of client gradients from their mean, same pairs.
         drift: mean squared distance of local iterates from the round's start (local steps > 1).
         clip_fraction: share of those held-out pair gradients longer than max_grad_norm.
+        consensus_error_before: without a server, mean squared distance of the nodes' adapters from
+            their mean, before they average with neighbours.
+        consensus_error: the same after they did.
+        consensus_predicted: what the nodes' own privacy noise alone makes of
+            consensus_error_before, given the links that worked so far.
+        spectral_gap: 1 - rho of this round's averaging, over the links that worked.
+        client_accuracy_min: lowest accuracy of a node's own adapter on its own held-out pairs.
+        client_accuracy_mean: mean of those accuracies.
         cohort: clients invited this round.
         survivors: clients whose update is in the sum; 0 if the round was aborted.
         upload_bytes: bytes all clients sent this round.
         download_bytes: bytes all clients were sent this round.
         seconds: wall-clock time of the round.
-        dropped: clients lost, by protocol phase.
+        dropped: clients lost, by protocol phase; without a server also links not averaged over.
     """
 
     round: int
@@ -49,6 +57,12 @@ class MetricsRow:
     heterogeneity: float | None = None
     drift: float | None = None
     clip_fraction: float | None = None
+    consensus_error_before: float | None = None
+    consensus_error: float | None = None
+    consensus_predicted: float | None = None
+    spectral_gap: float | None = None
+    client_accuracy_min: float | None = None
+    client_accuracy_mean: float | None = None
     cohort: int | None = None
     survivors: int | None = None
     upload_bytes: int | None = None

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from accounting import Ledger, Mode
+from accounting import Ledger
 from accounting.ledger_format import OutcomeStatus
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.cohort import choose_cohort, draw_secret_cohort
@@ -24,28 +23,14 @@ from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.receipts import ReceiptBook
 from privfed_dpo.engine.rounds import Exchange, RoundCoordinator, RoundResult
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.engine.training import (
+    ABORTS_IN_A_ROW,
+    Measure,
+    TrainingResult,
+    TrainingScript,
+    spent_so_far,
+)
 from privfed_dpo.mechanism.keystream import StreamIssuer
-
-ABORTS_IN_A_ROW = 5
-"""After this many aborted rounds in a row the run stops: going on would only spend budget."""
-
-Measure = Callable[[npt.NDArray[np.float32]], Mapping[str, Any]]
-TrainingScript = Generator[Exchange, Mapping[int, bytes], "TrainingResult"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """How training ended.
-
-    Attributes:
-        status: "finished", "budget_spent" or "aborted".
-        reason: a sentence for people.
-        checkpoint: the last saved state.
-    """
-
-    status: str
-    reason: str
-    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +66,6 @@ class FederatedTraining:
     clock: Callable[[], float]
     receipts_before: Mapping[str, int]
     issuer: StreamIssuer | None = None
-
-    def first_row(self, state: ServerState) -> MetricsRow:
-        """Measure the model before any training: round 0, nothing spent."""
-        begin = self.clock()
-        private = self.plan.mode is not Mode.NONE
-        row = MetricsRow(
-            round=0,
-            status="start",
-            epsilon=0.0 if private else None,
-            epsilon_rdp=0.0 if private else None,
-            epsilon_realised=0.0 if private else None,
-            **self.measure(state.weights.astype(np.float32)),
-        )
-        return replace(row, seconds=self.clock() - begin)
-
-    def lost_rows(self, checkpoint: Checkpoint) -> list[MetricsRow]:
-        """Rows for rounds that were booked but whose result an interruption destroyed."""
-        last = self.ledger.last_round or 0
-        return [
-            MetricsRow(round=number, status="lost", survivors=None, **self._epsilons())
-            for number in range(checkpoint.round + 1, last + 1)
-        ]
 
     def script(self, start: Checkpoint) -> TrainingScript:
         """Train from a checkpoint to the planned number of rounds, or until the budget is spent.
@@ -248,15 +211,5 @@ class FederatedTraining:
             dropped=dict(result.dropped),
             seconds=self.clock() - begin,
             **measured,
-            **self._epsilons(),
+            **spent_so_far(self.ledger),
         )
-
-    def _epsilons(self) -> dict[str, Any]:
-        if self.plan.mode is Mode.NONE:
-            return {"epsilon": None, "epsilon_rdp": None, "epsilon_realised": None}
-        spent = self.ledger.epsilon()
-        return {
-            "epsilon": spent.pld,
-            "epsilon_rdp": spent.rdp,
-            "epsilon_realised": self.ledger.realised_epsilon(),
-        }

@@ -37,13 +37,19 @@ class HeldOutPairs:
 
     def gradient_groups(self) -> Mapping[str, Group]:
         """The first `gradient_pairs` pairs, by user."""
-        places: dict[str, list[int]] = {}
-        for place, user in enumerate(self.users[: self.gradient_pairs]):
-            places.setdefault(user, []).append(place)
         return {
             user: ([self.pairs[i] for i in chosen], self.reference[chosen])
-            for user, chosen in places.items()
+            for user, chosen in _by_user(self.users[: self.gradient_pairs]).items()
         }
+
+    def only(self, places: Sequence[int]) -> HeldOutPairs:
+        """Some of the pairs, without gradient metrics."""
+        return HeldOutPairs(
+            pairs=tuple(self.pairs[i] for i in places),
+            reference=self.reference[list(places)],
+            users=tuple(self.users[i] for i in places),
+            gradient_pairs=0,
+        )
 
 
 class HeldOutMeasure:
@@ -93,6 +99,29 @@ class HeldOutMeasure:
             for user in sorted(set(held_out.users) - {""})
         }
 
+    def own_accuracies(
+        self, weights: Mapping[str, npt.NDArray[np.float32]]
+    ) -> Mapping[str, float | None]:
+        """Lowest and mean accuracy of clients' own adapters, each on its own held-out pairs.
+
+        Args:
+            weights: flat adapters by client name; clients without held-out pairs are left out.
+        """
+        if self._held_out is None:
+            return {}
+        found = []
+        for client, places in _by_user(self._held_out.users).items():
+            if client in weights:
+                self._gradients.adapter.write(weights[client])
+                margins, _ = self._preferences(self._held_out.only(places))
+                found.append(float(((margins > 0) + 0.5 * (margins == 0)).mean()))
+        if not found:
+            return {}
+        return {
+            "client_accuracy_min": min(found),
+            "client_accuracy_mean": float(np.mean(found)),
+        }
+
     def _preferences(
         self, held_out: HeldOutPairs
     ) -> tuple[npt.NDArray[np.float64], dict[str, float | None]]:
@@ -122,6 +151,13 @@ class HeldOutMeasure:
             "heterogeneity": metrics.heterogeneity if len(groups) > 1 else None,
             "clip_fraction": metrics.clip_fraction if bound else None,
         }
+
+
+def _by_user(users: Sequence[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, user in enumerate(users):
+        places.setdefault(user, []).append(place)
+    return places
 
 
 def choose_held_out(count: int, limit: int | None, *, seed: int) -> Sequence[int]:

@@ -23,7 +23,13 @@ from accounting import (
     encode_schedule,
     shortfall_probability,
 )
-from privfed_dpo.engine.sizing import OWN_NOISE_SENSITIVITY_STEPS, UPDATE_LIMIT, RingSizing
+from privfed_dpo.engine.gossip_plan import GossipPlan
+from privfed_dpo.engine.sizing import (
+    OWN_NOISE_SENSITIVITY_STEPS,
+    UPDATE_LIMIT,
+    RingSizing,
+    UserUpdates,
+)
 from privfed_dpo.engine.summing import GradientSums
 from privfed_dpo.mechanism.clip import PairClipper
 from privfed_dpo.mechanism.grid import Grid
@@ -35,6 +41,7 @@ from secure_agg.bounds import NeighbourhoodPlan
 ENVELOPE_BYTES = 50
 PROTOCOL_BYTES = 700
 PEER_BYTES = 140
+GOSSIP_BYTES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class PublicFacts:
         dimension: length d of the flat adapter.
         model_fingerprint: hash over base model, tokenizer and adapter layout.
         model_bytes: memory of the base weights.
+        links: without a server, who averages with whom, where a file says so.
     """
 
     client_names: tuple[str, ...]
@@ -54,24 +62,12 @@ class PublicFacts:
     dimension: int
     model_fingerprint: str
     model_bytes: int
+    links: tuple[tuple[int, int], ...] = ()
 
     @property
     def pairs_total(self) -> int:
         """All training pairs."""
         return sum(self.client_pairs)
-
-
-@dataclass(frozen=True, slots=True)
-class UserUpdates:
-    """How a client makes its one update of a round in user mode; nothing of it amplifies.
-
-    Attributes:
-        max_update_norm: L2 bound on the whole update, in units of the weights.
-        sample_rate: probability with which a pair joins a local step.
-    """
-
-    max_update_norm: float
-    sample_rate: float
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,7 @@ class RunPlan:
         sums: how pair gradients are added up; time and memory, not results.
         epsilons: certified cost of the whole run, for each adversary.
         user_updates: how updates are made in user mode; None in the others.
+        gossip: who averages with whom; None with a server.
     """
 
     facts: PublicFacts
@@ -117,6 +114,7 @@ class RunPlan:
     sums: GradientSums
     epsilons: Mapping[Adversary, EpsilonPair]
     user_updates: UserUpdates | None = None
+    gossip: GossipPlan | None = None
 
     @property
     def mode(self) -> Mode:
@@ -142,12 +140,13 @@ class RunPlan:
     @property
     def threshold(self) -> int:
         """Fewest contributions that a sum holds, whatever the server does."""
-        return self.graph.threshold if self.graph else self.cohort - self.dropout_tolerance
+        tolerated = self.cohort - 1 if self.gossip else self.dropout_tolerance
+        return self.graph.threshold if self.graph else self.cohort - tolerated
 
     @property
     def neighbours(self) -> int:
-        """Clients each client exchanges masks with."""
-        near = self.graph.neighbourhood if self.graph else None
+        """Most clients a client exchanges masks with, or without a server adapters."""
+        near = self.graph.neighbourhood if self.graph else self.gossip
         return near.degree if near else self.cohort - 1
 
     @property
@@ -176,6 +175,8 @@ class RunPlan:
     def upload_bytes(self) -> int:
         """About what one client sends in a round: its vector, and the protocol around it."""
         vector = self.vector_length * self.ring.bits // 8
+        if self.gossip is not None:
+            return self.neighbours * (vector + GOSSIP_BYTES) + 4 * ENVELOPE_BYTES
         if not self.secure_aggregation:
             return vector + ENVELOPE_BYTES
         return vector + 5 * ENVELOPE_BYTES + PROTOCOL_BYTES + PEER_BYTES * self.neighbours
@@ -314,6 +315,7 @@ class RunPlan:
             "ring_bits": self.ring.bits,
             "secure_aggregation": self.secure_aggregation,
             "neighbours": self.neighbours,
+            "gossip": self.gossip.describe() if self.gossip else None,
             "graph": self.graph.describe().splitlines() if self.graph else None,
             "threshold": self.threshold,
             "dropout_tolerance": self.dropout_tolerance,

@@ -24,9 +24,10 @@ from accounting import (
 )
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort import participation_bound
+from privfed_dpo.engine.gossip_planning import make_gossip_plan, size_gossip
 from privfed_dpo.engine.objective import label_response, trained_loss
-from privfed_dpo.engine.plan import PublicFacts, RunPlan, UserUpdates
-from privfed_dpo.engine.sizing import RingSizing, size_gradient_sums, size_updates
+from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.sizing import RingSizing, UserUpdates, size_gradient_sums, size_updates
 from privfed_dpo.engine.summing import choose_gradient_sums
 from privfed_dpo.errors import PlanRefused
 from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
@@ -68,6 +69,7 @@ class _Planner:
         self.participations = self._participations()
         self.local_steps = config.federation.local_steps
         self.copies = self._record_copies()
+        self.gossip = make_gossip_plan(config, nodes=self.clients, links=facts.links)
         records = self.clients if self.mode is Mode.USER else facts.pairs_total
         self.delta = config.privacy.delta or default_delta(max(2, records))
         self.sends_updates = self.mode is Mode.LOCAL or (
@@ -151,6 +153,7 @@ class _Planner:
             ),
             epsilons=epsilons,
             user_updates=self._user_updates(),
+            gossip=self.gossip,
         )
 
     def _check_secret_budget(
@@ -283,7 +286,7 @@ class _Planner:
 
     def _releases(self) -> int:
         """Noisy sums or steps that one record and all its copies are in."""
-        if self.mode is Mode.LOCAL:
+        if self.mode in {Mode.LOCAL, Mode.GOSSIP}:
             return self.participations * self.local_steps * self.config.privacy.record_copies
         if self.secret:
             return self.config.federation.rounds
@@ -309,6 +312,8 @@ class _Planner:
 
     def _ring(self, noise_multiplier: float) -> RingSizing:
         bits = self.config.secure_agg.modulus_bits
+        if self.gossip is not None:
+            return size_gossip(self.config)
         if self.sends_updates:
             clipped = self.config.privacy.max_grad_norm is not None
             return size_updates(cohort=self.cohort, clipped=clipped, bits=bits)

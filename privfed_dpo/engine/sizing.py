@@ -20,6 +20,19 @@ _SMALLEST_STEPS_PER_COORDINATE = 32.0
 
 
 @dataclass(frozen=True, slots=True)
+class UserUpdates:
+    """How a client makes its one update of a round in user mode; nothing of it amplifies.
+
+    Attributes:
+        max_update_norm: L2 bound on the whole update, in units of the weights.
+        sample_rate: probability with which a pair joins a local step.
+    """
+
+    max_update_norm: float
+    sample_rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class RingSizing:
     """The numbers of the integer side of a plan.
 

@@ -21,6 +21,13 @@ ADVERSARIES = {
 }
 """Adversaries in the order of the headline, in words."""
 
+_ON_A_GRAPH = {
+    "coalition": "all other nodes together",
+    "server": "any one neighbour: there is no server",
+    "outside": "whoever holds a released adapter",
+    "no_secagg": "whoever reads a node's messages",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class EpsilonBound:
@@ -50,11 +57,14 @@ class PlanSection:
     facts: tuple[tuple[str, str], ...]
 
 
-def epsilon_bounds(epsilon: Mapping[str, Any] | None) -> tuple[EpsilonBound, ...]:
+def epsilon_bounds(
+    epsilon: Mapping[str, Any] | None, *, on_a_graph: bool = False
+) -> tuple[EpsilonBound, ...]:
     """Put epsilon by adversary into words.
 
     Args:
         epsilon: adversary name -> {"pld": ..., "rdp": ...}; null stands for "no bound".
+        on_a_graph: whether the run has no server.
 
     Returns:
         One entry per adversary that is present, the headline first, unknown names last.
@@ -62,12 +72,13 @@ def epsilon_bounds(epsilon: Mapping[str, Any] | None) -> tuple[EpsilonBound, ...
     present = epsilon or {}
     names = [name for name in ADVERSARIES if name in present]
     names += [name for name in present if name not in ADVERSARIES]
+    words = _ON_A_GRAPH if on_a_graph else ADVERSARIES
     bounds = []
     for name in names:
         pair = present[name] or {}
         bounds.append(
             EpsilonBound(
-                adversary=ADVERSARIES.get(name, name),
+                adversary=words.get(name, name),
                 pld=format_epsilon(pair.get("pld")),
                 rdp=format_epsilon(pair.get("rdp")),
             )
@@ -84,7 +95,6 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
     Returns:
         Sections on data, privacy, secure aggregation and cost.
     """
-    secure = plan.get("secure_aggregation")
     return (
         PlanSection(
             "Data and schedule",
@@ -116,25 +126,7 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("norm bound of a user's update", _number(plan, "max_update_norm")),
             ),
         ),
-        PlanSection(
-            "Secure sum",
-            (
-                (
-                    "secure aggregation",
-                    UNKNOWN
-                    if secure is None
-                    else "on"
-                    if secure
-                    else "OFF: the server sees every update",
-                ),
-                ("survivors needed", _plain(plan, "threshold")),
-                ("drop-outs tolerated", _plain(plan, "dropout_tolerance")),
-                ("colluders assumed", _plain(plan, "colluders")),
-                ("ring", f"{_plain(plan, 'ring_bits')} bits"),
-                ("grid steps in one unit", _number(plan, "grid_steps_per_unit", 0)),
-                ("noise of one share, in grid steps", _number(plan, "share_stddev_steps", 1)),
-            ),
-        ),
+        _neighbours(plan["gossip"]) if plan.get("gossip") else _secure_sum(plan),
         PlanSection(
             "Cost",
             (
@@ -152,6 +144,48 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
 def _label(plan: Mapping[str, Any]) -> str:
     epsilon = plan.get("label_epsilon")
     return "labels are not flipped" if epsilon is None else format_epsilon(epsilon)
+
+
+def _secure_sum(plan: Mapping[str, Any]) -> PlanSection:
+    secure = plan.get("secure_aggregation")
+    return PlanSection(
+        "Secure sum",
+        (
+            (
+                "secure aggregation",
+                UNKNOWN
+                if secure is None
+                else "on"
+                if secure
+                else "OFF: the server sees every update",
+            ),
+            ("survivors needed", _plain(plan, "threshold")),
+            ("drop-outs tolerated", _plain(plan, "dropout_tolerance")),
+            ("colluders assumed", _plain(plan, "colluders")),
+            ("ring", f"{_plain(plan, 'ring_bits')} bits"),
+            ("grid steps in one unit", _number(plan, "grid_steps_per_unit", 0)),
+            ("noise of one share, in grid steps", _number(plan, "share_stddev_steps", 1)),
+        ),
+    )
+
+
+def _neighbours(gossip: Mapping[str, Any]) -> PlanSection:
+    order = {"atc": "local steps, then averaging", "cta": "averaging, then local steps"}
+    return PlanSection(
+        "Neighbours",
+        (
+            ("server", "none: nodes average with neighbours"),
+            ("graph", _plain(gossip, "topology")),
+            ("links", _plain(gossip, "links")),
+            (
+                "neighbours of a node",
+                f"{_plain(gossip, 'degree_min')} to {_plain(gossip, 'degree_max')}",
+            ),
+            ("diameter", _plain(gossip, "diameter")),
+            ("spectral gap", _number(gossip, "spectral_gap")),
+            ("order of a round", order.get(str(gossip.get("order")), UNKNOWN)),
+        ),
+    )
 
 
 def _sums(plan: Mapping[str, Any]) -> str:

@@ -42,6 +42,8 @@ def epsilon_table(facts: Mapping[str, Any]) -> Table:
     table.add_column("against")
     table.add_column("PLD, certified", justify="right")
     table.add_column("RDP", justify="right")
-    for bound in epsilon_bounds(facts.get("epsilon")):
+    plan = facts.get("plan") or facts
+    on_a_graph = bool(plan.get("gossip"))
+    for bound in epsilon_bounds(facts.get("epsilon"), on_a_graph=on_a_graph):
         table.add_row(bound.adversary, bound.pld, bound.rdp)
     return table

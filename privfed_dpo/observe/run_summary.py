@@ -9,8 +9,8 @@ import numpy as np
 
 from accounting import Ledger, guarantee
 from privfed_dpo.engine.events import MetricsRow
-from privfed_dpo.engine.federated import TrainingResult
 from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.engine.training import TrainingResult
 from privfed_dpo.observe.environment import environment_facts
 
 

@@ -49,6 +49,7 @@ def report_figures(
         _epsilon(table, plan),
         _stationarity(table),
         _drift(table),
+        _consensus(table),
         _survivors(table, plan),
         _traffic(table),
         _clients(per_client or {}),
@@ -156,6 +157,25 @@ def _drift(table: _Table) -> ReportFigure | None:
         table,
         [table.series("drift", "drift")],
         unit="squared distance",
+    )
+
+
+def _consensus(table: _Table) -> ReportFigure | None:
+    columns = [
+        table.series("before averaging", "consensus_error_before"),
+        table.series("after averaging", "consensus_error"),
+        table.series("predicted, before", "consensus_predicted"),
+    ]
+    values = [value for column in columns for value in column.values if value is not None]
+    return _figure(
+        "Disagreement between nodes",
+        "Mean squared distance of the nodes' adapters from their mean, before and after they "
+        "average with neighbours. Predicted: what privacy noise alone makes of it.",
+        "consensus",
+        table,
+        columns,
+        unit="squared distance",
+        logarithmic=bool(values) and min(values) > 0,
     )
 
 

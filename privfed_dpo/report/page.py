@@ -161,7 +161,8 @@ def summary_plan(summary: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _bounds(run: RunFacts, plan: Mapping[str, Any]) -> tuple[EpsilonBound, ...]:
     """What was spent if the run is finished, else what the plan allows."""
-    return epsilon_bounds(run.summary.get("epsilon") or plan.get("epsilon"))
+    epsilon = run.summary.get("epsilon") or plan.get("epsilon")
+    return epsilon_bounds(epsilon, on_a_graph=bool(plan.get("gossip")))
 
 
 def _sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Generator, Mapping
+from typing import Protocol, TypeVar
 
 from privfed_dpo.engine.rounds import Exchange
+
+_Result = TypeVar("_Result")
 
 
 class Carrier(Protocol):
@@ -17,3 +19,14 @@ class Carrier(Protocol):
 
     def exchange(self, exchange: Exchange) -> Mapping[int, bytes]:
         """Deliver every message and return the replies, by client number."""
+
+
+def drive(script: Generator[Exchange, Mapping[int, bytes], _Result], carrier: Carrier) -> _Result:
+    """Run a script of exchanges over a carrier until it ends; return its result."""
+    try:
+        exchange = next(script)
+        while True:
+            exchange = script.send(carrier.exchange(exchange))
+    except StopIteration as stop:
+        result: _Result = stop.value
+        return result

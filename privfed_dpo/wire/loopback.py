@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,13 @@ from secure_agg import Phase
 Handler = Callable[[bytes], bytes]
 
 STEPS = (START, *(phase.value for phase in list(Phase)[1:]))
+
+
+class Losses(Protocol):
+    """Who is gone, and when."""
+
+    def vanished(self, round_number: int, client: int, step: str) -> bool:
+        """Whether `client` is gone when `step` of this round reaches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ class LoopbackCarrier:
     An exception of a client is a bug of this process, not a lost message, and is let through.
     """
 
-    def __init__(self, handlers: Mapping[int, Handler], dropouts: Dropouts | None = None) -> None:
+    def __init__(self, handlers: Mapping[int, Handler], dropouts: Losses | None = None) -> None:
         self._handlers = handlers
         self._dropouts = dropouts
 

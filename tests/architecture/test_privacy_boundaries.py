@@ -16,8 +16,8 @@ from privfed_dpo.engine.plan import PublicFacts
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError
-from privfed_dpo.lifecycle import drive
 from privfed_dpo.mechanism.keystream import StreamIssuer
+from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy

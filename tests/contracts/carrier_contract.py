@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from privfed_dpo.engine.messages import START
 from privfed_dpo.engine.rounds import Exchange
-from privfed_dpo.lifecycle import drive
+from privfed_dpo.wire.carrier import drive
 from tests.support.round_parties import Parties, small_plan
 
 MESSAGES = st.dictionaries(st.integers(0, 4), st.binary(max_size=64))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from privfed_dpo.engine.events import ReplyRefused
 from privfed_dpo.engine.messages import MalformedEnvelope, decode_envelope, encode
 from privfed_dpo.errors import PrivFedError
-from privfed_dpo.lifecycle import drive
+from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import STEPS, LoopbackCarrier
 from secure_agg import SecAggError
 from tests.support.round_parties import Parties, small_plan

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from privfed_dpo.engine.messages import PLAIN_INPUT, START
 from privfed_dpo.engine.rounds import Exchange
-from privfed_dpo.lifecycle import drive
+from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import STEPS, Dropouts, LoopbackCarrier
 from tests.contracts.carrier_contract import CarrierContract
 from tests.support.round_parties import Parties, small_plan

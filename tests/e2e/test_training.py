@@ -174,7 +174,7 @@ def issuer(number):
 def sum_of(assembly, contributors, weights, *, masked):
     from privfed_dpo.engine.client import FederatedClient
     from privfed_dpo.engine.rounds import RoundCoordinator
-    from privfed_dpo.lifecycle import drive
+    from privfed_dpo.wire.carrier import drive
     from privfed_dpo.wire.loopback import LoopbackCarrier
     from secure_agg import IdentityKey
 

@@ -84,22 +84,28 @@ def fake_clients(
     roster = {number: identity.public for number, identity in enumerate(identities)}
     clients = {}
     for number in range(count):
-        pairs = tuple(_pair(number, i) for i in range(plan.facts.client_pairs[number]))
-        contributor = Contributor(
-            plan=plan,
-            client=number,
-            shard=PrivateShard(pairs, np.zeros((len(pairs), 2), dtype=np.float32)),
-            source=source(),
-            issuer=StreamIssuer(counted_entropy(f"{seed}/noise/{number}")),
-        )
         clients[number] = FederatedClient(
-            contributor=contributor,
+            contributor=fake_contributor(plan, number, seed, source),
             run_id=RUN_ID,
             identity=identities[number],
             roster=roster,
             entropy=entropy,
         )
     return clients, roster
+
+
+def fake_contributor(
+    plan: RunPlan, number: int, seed: str, source: type[FakeGradients] = FakeGradients
+) -> Contributor:
+    """One client's pairs, model and randomness."""
+    pairs = tuple(_pair(number, i) for i in range(plan.facts.client_pairs[number]))
+    return Contributor(
+        plan=plan,
+        client=number,
+        shard=PrivateShard(pairs, np.zeros((len(pairs), 2), dtype=np.float32)),
+        source=source(),
+        issuer=StreamIssuer(counted_entropy(f"{seed}/noise/{number}")),
+    )
 
 
 def fake_coordinator(

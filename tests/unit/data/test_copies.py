@@ -55,6 +55,7 @@ def test_a_topic_does_not_make_another_record():
         ("distributed", [[ROW], [ROW], [ROW]], 2, "one of them 3 times"),
         ("local", [[ROW], [ROW]], 1, "one of them 2 times"),
         ("local", [[ROW, ROW], [OTHER]], 2, "a client holds one record 2 times"),
+        ("gossip", [[ROW, ROW], [OTHER]], 2, "a client holds one record 2 times"),
         ("user", [[by("a")], [by("a", OTHER)]], 1, "1 users have pairs at more than one client"),
     ],
 )

@@ -9,8 +9,8 @@ from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.events import ReplyRefused
 from privfed_dpo.engine.messages import decode_envelope, decode_round_start, encode
-from privfed_dpo.lifecycle import drive
 from privfed_dpo.mechanism.keystream import StreamIssuer, StreamReused
+from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import STEPS
 from secure_agg import Phase
 from tests.support.entropy import counted_entropy
