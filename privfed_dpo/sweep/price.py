@@ -196,7 +196,7 @@ def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> Sel
                 own=own_epsilon(best, view),
                 all_runs=composed[view],
                 selected=selected
-                if view is Adversary.OUTSIDE and math.isfinite(selected)
+                if view is Adversary.OUTSIDE and len(spends) > 1 and math.isfinite(selected)
                 else None,
             )
             for view in _VIEWS

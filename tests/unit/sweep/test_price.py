@@ -178,6 +178,8 @@ def test_flips_of_labels_add_up():
 def test_one_run_is_no_selection():
     price = selection_price([ended("a", 0.8)], ended("a", 0.8))
     assert price.sentence.startswith("Only one private run was made")
+    assert price.remarks == ()
+    assert price_rows(price)[1][-1] == "does not apply"
 
 
 def test_nothing_private_has_no_price():
