@@ -60,7 +60,7 @@ Clients = Annotated[
     int | None,
     typer.Option(
         help="mode user: enrolled clients, of which each round's cohort is a secret Poisson "
-        "sample; lowers epsilon against outsiders only"
+        "sample; lowers epsilon against outsiders only, while cohorts and aborts stay secret"
     ),
 ]
 Rounds = Annotated[
