@@ -191,11 +191,11 @@ class FederationConfig(Section):
     local_learning_rate: PositiveFloat = Field(
         1.0, description="client step size, where clients take their own steps"
     )
-    server_optimizer: Literal["adam", "sgd"] = Field(
-        "adam", description="how the server applies the aggregate"
+    server_optimizer: Literal["adam", "sgd", "yogi", "adagrad"] = Field(
+        "adam", description="how the server applies the aggregate (FedOpt)"
     )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.9, description="momentum of sgd, first-moment decay of adam"
+        0.9, description="momentum of sgd, first-moment decay of the others"
     )
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Vector = npt.NDArray[np.float64]
+ServerOptimizer = Literal["sgd", "adam", "yogi", "adagrad"]
+SERVER_OPTIMIZERS: tuple[ServerOptimizer, ...] = get_args(ServerOptimizer)
 
 _SECOND_MOMENT_DECAY = 0.99
 _STABILITY = 1e-8
@@ -51,15 +53,24 @@ class ServerState:
 
 @dataclass(frozen=True, slots=True)
 class ServerUpdate:
-    """A server optimizer (Reddi et al. 2021, FedOpt): SGD with momentum, or Adam.
+    """A server optimizer (Reddi et al. 2021, algorithm 2): SGD with momentum, or an adaptive one.
+
+    The adaptive ones divide the decayed mean m of the gradients g by sqrt(v), where v follows
+
+    - adam: v <- b v + (1-b) g^2
+    - yogi: v <- v + (1-b) g^2 sign(g^2 - v), which forgets a large gradient slowly (Zaheer et al.
+      2018)
+    - adagrad: v <- v + g^2, so that steps only get shorter
+
+    with b = 0.99. Means that began at zero are corrected for it, as in Adam.
 
     Attributes:
-        kind: "sgd" or "adam".
+        kind: one of `SERVER_OPTIMIZERS`.
         learning_rate: step size.
-        momentum: heavy-ball factor of sgd, first-moment decay of adam.
+        momentum: heavy-ball factor of sgd, first-moment decay of the others.
     """
 
-    kind: Literal["sgd", "adam"]
+    kind: ServerOptimizer
     learning_rate: float
     momentum: float
 
@@ -79,10 +90,17 @@ class ServerUpdate:
             weights = state.weights - self.learning_rate * first
             return replace(state, weights=weights, first_moment=first, steps=steps)
         first = self.momentum * state.first_moment + (1.0 - self.momentum) * gradient
-        second = (
-            _SECOND_MOMENT_DECAY * state.second_moment + (1.0 - _SECOND_MOMENT_DECAY) * gradient**2
-        )
+        second = self._second_moment(state.second_moment, gradient**2)
         mean = first / (1.0 - self.momentum**steps)
-        spread = np.sqrt(second / (1.0 - _SECOND_MOMENT_DECAY**steps))
+        decayed = self.kind != "adagrad"
+        spread = np.sqrt(second / (1.0 - _SECOND_MOMENT_DECAY**steps) if decayed else second)
         weights = state.weights - self.learning_rate * mean / (spread + _STABILITY)
         return ServerState(weights, first, second, steps)
+
+    def _second_moment(self, before: Vector, square: Vector) -> Vector:
+        if self.kind == "adagrad":
+            return before + square
+        fresh = 1.0 - _SECOND_MOMENT_DECAY
+        if self.kind == "yogi":
+            return before + fresh * square * np.sign(square - before)
+        return _SECOND_MOMENT_DECAY * before + fresh * square
