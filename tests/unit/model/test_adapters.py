@@ -257,3 +257,21 @@ def test_a_second_adapter_on_one_base_is_refused():
     Adapter.attach(base, AdapterSpec())
     with pytest.raises(ModelError, match="already carries"):
         Adapter.attach(base, AdapterSpec())
+
+
+@pytest.mark.parametrize(("freeze_a", "exact"), [(True, True), (False, False)])
+def test_the_mean_of_adapters_is_the_mean_of_models_if_a_is_frozen(freeze_a, exact):
+    """B A is bilinear: means of both factors lose their covariance between nodes."""
+    adapter = Adapter.attach(toy_model(), AdapterSpec(rank=2, alpha=4.0, freeze_a=freeze_a))
+    rng = np.random.default_rng(0)
+    nodes = rng.normal(size=(3, adapter.dimension)).astype(np.float32)
+
+    def changes(weights):
+        adapter.write(weights)
+        layers = [m for m in adapter.model.modules() if hasattr(m, "get_delta_weight")]
+        return [layer.get_delta_weight("default").detach().numpy() for layer in layers]
+
+    apart = [np.mean(layer, axis=0) for layer in zip(*map(changes, nodes), strict=True)]
+    together = changes(nodes.mean(axis=0))
+    error = max(np.abs(a - b).max() for a, b in zip(apart, together, strict=True))
+    assert (error < 1e-5) == exact
