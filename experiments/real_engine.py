@@ -25,6 +25,10 @@ from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.cohort import choose_cohort
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.federated import FederatedTraining
+from privfed_dpo.engine.gossip_round import GossipRound, no_message_lost
+from privfed_dpo.engine.mixing import WEIGHT_UNIT
+from privfed_dpo.engine.node import GossipNode
+from privfed_dpo.engine.node_state import NodeState
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
@@ -141,6 +145,53 @@ def engine_iterates(objective: Objective, plan: RunPlan, ledger: Path, entropy: 
     start = Checkpoint(0, origin, (), plan.plan_hash, "log-linear", 0.0)
     drive(training.script(start), LoopbackCarrier(handlers))
     return np.array([checkpoint.state.weights for checkpoint in saved])
+
+
+def engine_gossip_iterates(objective: Objective, plan: RunPlan, entropy: Entropy) -> Reals:
+    """Play the rounds of a plan without a server from zero: real bytes between real nodes.
+
+    Args:
+        objective: the nodes.
+        plan: from `engine_plan` with `gossip.enabled=true` and the order atc.
+        entropy: secret randomness of all nodes.
+
+    Returns:
+        Every node's adapter just before mixing, [rounds, N, d].
+
+    Raises:
+        ValueError: the plan has a server.
+    """
+    if plan.gossip is None:
+        raise ValueError("the plan has a server; set gossip.enabled=true")
+    identities = [IdentityKey.generate(entropy) for _ in plan.facts.client_names]
+    steps_per_unit = plan.grid().steps_per_unit
+    origin = np.zeros(objective.dimension, dtype=np.float32)
+    nodes = {
+        number: GossipNode(
+            contributor=_contributor(objective, plan, number, entropy),
+            gossip=plan.gossip,
+            run_id=RUN_ID,
+            identity=identity,
+            roster={other: key.public for other, key in enumerate(identities)},
+            state=NodeState.start(origin, steps_per_unit),
+            last_round=0,
+        )
+        for number, identity in enumerate(identities)
+    }
+    carrier = LoopbackCarrier({number: node.handle for number, node in nodes.items()})
+    before = []
+    for number in range(1, plan.rounds + 1):
+        played = GossipRound(
+            plan=plan,
+            gossip=plan.gossip,
+            run_id=RUN_ID,
+            round_number=number,
+            observer=lambda _: None,
+            lost=no_message_lost,
+        )
+        result = drive(played.script(watch_mixing=True), carrier)
+        before.append([result.before[node] for node in nodes])
+    return np.array(before) / (steps_per_unit * WEIGHT_UNIT)
 
 
 def engine_cohorts(plan: RunPlan) -> Cohorts:

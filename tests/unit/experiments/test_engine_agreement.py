@@ -7,12 +7,24 @@ from scipy import stats
 from experiments import setting
 from experiments.objective import Objective
 from experiments.population import Dials, draw_population
-from experiments.real_engine import engine_cohorts, engine_iterates, engine_plan
-from experiments.simulate import FederatedRun, federated_iterates
+from experiments.real_engine import (
+    engine_cohorts,
+    engine_gossip_iterates,
+    engine_iterates,
+    engine_plan,
+)
+from experiments.simulate import FederatedRun, GossipRun, federated_iterates, gossip_iterates
+from privfed_dpo.engine.mixing import mixing_matrix
 from tests.support.entropy import counted_entropy
 
 ROUNDS = 6
 RATE = 0.5
+NO_SERVER = (
+    "federation.server_optimizer=adam",
+    "federation.learning_rate=0.01",
+    "federation.momentum=0.9",
+)
+"""Defaults, which a plan without a server leaves alone."""
 
 
 def simulated(objective, run, cohorts=None):
@@ -43,6 +55,30 @@ def test_engine_and_simulator_go_the_same_way(tmp_path, secure, cohort, local_st
     slower = simulated(objective, FederatedRun(rate=RATE, rounds=ROUNDS), engine_cohorts(plan))
     if local_steps > 1:
         assert np.abs(real - slower).max() > 1e-2
+
+
+@pytest.mark.parametrize("topology", ["ring", "star"])
+def test_nodes_without_a_server_and_the_simulator_go_the_same_way(topology):
+    objective = setting.objective(2)
+    plan = engine_plan(
+        objective,
+        "secure_agg.enabled=false",
+        "gossip.enabled=true",
+        f"gossip.topology={topology}",
+        "gossip.order=atc",
+        *NO_SERVER,
+        f"federation.rounds={ROUNDS}",
+        f"federation.local_learning_rate={RATE}",
+    )
+    real = engine_gossip_iterates(objective, plan, counted_entropy("nodes"))
+    mixing = mixing_matrix(plan.gossip.graph.of_round(1))
+    run = GossipRun(rate=RATE, rounds=ROUNDS)
+    start = np.zeros(objective.dimension)
+    points = gossip_iterates(objective, mixing, run, setting.noise(0), start=start)
+    ours = np.array([theta[:, :, 0] for theta in points])
+    assert real.shape == ours.shape == (ROUNDS, 8, objective.dimension)
+    assert np.abs(real - ours).max() < 4 * np.finfo(np.float32).eps * np.abs(ours).max()
+    assert np.abs(real - real.mean(axis=1, keepdims=True)).max() > 1e-2, "they do disagree"
 
 
 @pytest.mark.parametrize("mode", ["distributed", "local"])
