@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     effort = Effort(options.seeds, options.share)
     chosen = [experiment for experiment in EXPERIMENTS if experiment.key in options.only]
     options.out.mkdir(parents=True, exist_ok=True)
+    figures = options.page.parent / "figures" if options.page else options.out
+    figures.mkdir(exist_ok=True)
     begin = time.monotonic()
     print(HEADER, flush=True)
     outcomes = []
@@ -44,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         outcomes.append(outcome)
         print(rows(experiment, outcome), flush=True)
+        if outcome.chart:
+            figure = figures / f"{experiment.key.lower()}.svg"
+            figure.write_text(draw(outcome.chart, experiment.key), encoding="utf-8")
     seconds = time.monotonic() - begin
     results = {
         "seeds": effort.seeds,
@@ -53,12 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "experiments": [record(e, o) for e, o in zip(chosen, outcomes, strict=True)],
     }
     (options.out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False))
-    figures = options.page.parent / "figures" if options.page else options.out
-    figures.mkdir(exist_ok=True)
-    for experiment, outcome in zip(chosen, outcomes, strict=True):
-        if outcome.chart:
-            name = f"{experiment.key.lower()}.svg"
-            (figures / name).write_text(draw(outcome.chart, experiment.key), encoding="utf-8")
     if options.page:
         table = "\n".join([HEADER, *(rows(e, o) for e, o in zip(chosen, outcomes, strict=True))])
         page = options.page.read_text(encoding="utf-8")
@@ -76,7 +75,11 @@ def _measured(chosen: Sequence[Experiment], effort: Effort, processes: int) -> I
         yield from (experiment.run(effort) for experiment in chosen)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(outcome_of, [e.key for e in chosen], [effort] * len(chosen))
+        begun = {
+            experiment.key: pool.submit(outcome_of, experiment.key, effort)
+            for experiment in sorted(chosen, key=lambda experiment: not experiment.long)
+        }
+        yield from (begun[experiment.key].result() for experiment in chosen)
 
 
 if __name__ == "__main__":

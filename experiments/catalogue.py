@@ -14,6 +14,7 @@ from experiments import (
     e08_speedup,
     e09_local_steps,
     e10_privacy_noise,
+    e11_language_model,
 )
 from experiments.findings import Effort, Experiment, Outcome
 
@@ -30,6 +31,7 @@ EXPERIMENTS: tuple[Experiment, ...] = tuple(
         e08_speedup,
         e09_local_steps,
         e10_privacy_noise,
+        e11_language_model,
         decomposition,
     )
 )

@@ -122,6 +122,7 @@ class Experiment:
         setting: clients, pairs, dimension, steps, in words.
         source: where the claim stands.
         run: measures it.
+        long: takes longest, so it is begun first.
     """
 
     key: str
@@ -129,3 +130,4 @@ class Experiment:
     setting: str
     source: str
     run: Callable[[Effort], Outcome]
+    long: bool = False

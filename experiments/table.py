@@ -62,6 +62,8 @@ def _row(key: str, finding: Finding) -> str:
     low, high = finding.accepted
     if not math.isfinite(low):
         accepted = f"up to {high:g}"
+    elif not math.isfinite(high):
+        accepted = f"{low:g} or more"
     elif low == high:
         accepted = f"exactly {low:g}"
     else:

@@ -31,7 +31,10 @@ def test_keys_are_unique_and_every_key_is_in_the_page():
         assert f"figures/{experiment.key.lower()}.svg" in page, experiment.key
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=KEYS)
+QUICK = [experiment for experiment in EXPERIMENTS if not experiment.long]
+
+
+@pytest.mark.parametrize("experiment", QUICK, ids=lambda experiment: experiment.key)
 def test_an_experiment_runs_and_is_written_down(experiment):
     outcome = experiment.run(SMALL)
     assert outcome.findings
