@@ -4,10 +4,10 @@ Events describe mechanisms, accountants price them, schedules say which events c
 adversary, and the ledger records every spend before it happens.
 """
 
-from accounting.accountants import EpsilonCurve, EpsilonPair, Slack, epsilon_pair
+from accounting.accountants import Accounting, EpsilonCurve, EpsilonPair, Slack, epsilon_pair
 from accounting.adversaries import (
     Adversary,
-    Mode,
+    IntegerNoise,
     ReleaseSchedule,
 )
 from accounting.audit import (
@@ -19,7 +19,7 @@ from accounting.audit import (
 )
 from accounting.calibrate import Certificate, calibrate_noise_multiplier
 from accounting.closed_form import gaussian_epsilon, participation_epsilon
-from accounting.discrete_rdp import skellam_divergence, unconditional_epsilon
+from accounting.discrete_rdp import unconditional_epsilon
 from accounting.errors import (
     AccountingError,
     BudgetExceeded,
@@ -32,20 +32,24 @@ from accounting.errors import (
 )
 from accounting.events import (
     CappedPoissonGaussianRelease,
+    DiscreteGaussianSharesRelease,
     Event,
     GaussianRelease,
     GroupPoissonGaussianRelease,
     PoissonGaussianRelease,
     Repeated,
+    SkellamRelease,
     UnprotectedRelease,
     decode_event,
     encode_event,
 )
+from accounting.integer_divergences import skellam_divergence
 from accounting.labels import LabelCost, RandomizedLabels, label_cost
 from accounting.ledger import Ledger, SpendReceipt
 from accounting.ledger_format import LedgerHeader
 from accounting.ledger_verdict import LedgerRecord, LedgerVerdict, read_ledger, verify_ledger
 from accounting.membership import MembershipReport, lane_scores, membership_report
+from accounting.modes import Mode
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
@@ -59,11 +63,14 @@ from accounting.selection import (
     best_run_epsilon,
     selection_epsilon,
 )
+from accounting.skellam_shares import SMALLEST_SKELLAM_STDDEV_STEPS, SkellamNoise
 from accounting.statement import guarantee
 from accounting.units import Adjacency, Budget, PrivacyUnit, default_delta
 
 __all__ = [
     "RDP_ORDERS",
+    "SMALLEST_SKELLAM_STDDEV_STEPS",
+    "Accounting",
     "AccountingError",
     "Adjacency",
     "Adversary",
@@ -73,12 +80,14 @@ __all__ = [
     "CalibrationFailed",
     "CappedPoissonGaussianRelease",
     "Certificate",
+    "DiscreteGaussianSharesRelease",
     "EpsilonCurve",
     "EpsilonPair",
     "Event",
     "GaussianRelease",
     "GridNoise",
     "GroupPoissonGaussianRelease",
+    "IntegerNoise",
     "InvalidPrivacyParameter",
     "LabelCost",
     "Ledger",
@@ -100,6 +109,8 @@ __all__ = [
     "Repeated",
     "RunSpend",
     "SecretCohort",
+    "SkellamNoise",
+    "SkellamRelease",
     "Slack",
     "SpendReceipt",
     "UnprotectedRelease",

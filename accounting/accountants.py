@@ -1,12 +1,15 @@
 """Events in, epsilon out: one door to both accountants.
 
-The PLD figure certifies. The RDP figure stands beside it as an independent check: for the same
-releases it is never smaller than the truth either, and usually 5 to 20 % above PLD.
+By default the PLD figure certifies. The RDP figure stands beside it as an independent check: for
+the same releases it is never smaller than the truth either, and usually 5 to 20 % above PLD. Under
+`Accounting.RDP` integer noise is priced as it is, by its Renyi divergences alone, and that figure
+certifies.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from accounting.events import Event, Repeated
 from accounting.pld import CERTIFIED_INTERVAL, pld_epsilon, quick_interval
@@ -14,17 +17,38 @@ from accounting.rdp import rdp_epsilon
 from accounting.units import require_delta
 
 
+class Accounting(StrEnum):
+    """Which figure certifies a run on integers.
+
+    REDUCTION: PLD of the continuous Gaussian that discrete Gaussian shares reduce to
+        (docs/proofs/discrete-gaussian.md); tighter, by an argument of our own.
+    RDP: Renyi divergences of the integer noise itself, all published; no reduction.
+    """
+
+    REDUCTION = "reduction"
+    RDP = "rdp"
+
+
 @dataclass(frozen=True, slots=True)
 class EpsilonPair:
-    """The same spend, priced by two independent accountants at the same delta.
+    """The same spend, priced in two ways at the same delta.
 
     Attributes:
-        pld: upper bound from privacy-loss distributions; the certified figure.
-        rdp: upper bound from Renyi divergences; the cross-check.
+        pld: upper bound from privacy-loss distributions of the continuous model; infinite where
+            there is no such model.
+        rdp: upper bound from Renyi divergences: of the continuous model, or of the integer noise
+            itself under `Accounting.RDP`.
+        accounting: which of the two certifies.
     """
 
     pld: float
     rdp: float
+    accounting: Accounting = Accounting.REDUCTION
+
+    @property
+    def certified(self) -> float:
+        """The figure that a budget is held against."""
+        return self.rdp if self.accounting is Accounting.RDP else self.pld
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +108,31 @@ def epsilon_pair(
     *,
     slack: Slack = NO_SLACK,
     interval: float = CERTIFIED_INTERVAL,
+    accounting: Accounting = Accounting.REDUCTION,
 ) -> EpsilonPair:
     """Price `spends` by PLD and by RDP, zero-out adjacency.
+
+    Under `Accounting.RDP` by RDP alone: the PLD figure is infinite.
 
     Args:
         spends: what was released on one record.
         delta: failure probability of the real mechanism, in (0, 1).
         slack: distance of the real mechanism from the events that model it.
         interval: smallest grid step of the PLD.
+        accounting: which figure certifies.
 
     Raises:
         InvalidPrivacyParameter: `delta` is not in (0, 1).
+        UnsupportedMechanism: integer releases under `Accounting.REDUCTION`.
     """
     require_delta(delta)
     if not spends:
         return NOTHING_SPENT
-    return EpsilonPair(
-        slack.price(lambda model: pld_epsilon(spends, model, interval=interval), delta),
-        slack.price(lambda model: rdp_epsilon(spends, model), delta),
-    )
+    rdp = slack.price(lambda model: rdp_epsilon(spends, model), delta)
+    if accounting is Accounting.RDP:
+        return EpsilonPair(math.inf, rdp, accounting)
+    pld = slack.price(lambda model: pld_epsilon(spends, model, interval=interval), delta)
+    return EpsilonPair(pld, rdp)
 
 
 class EpsilonCurve:
@@ -116,12 +146,20 @@ class EpsilonCurve:
         event: the mechanism; or a `Repeated` one, if a round consists of several releases.
         delta: failure probability, in (0, 1).
         slack: distance of the real mechanism from the event that models it.
+        accounting: which figure certifies.
     """
 
-    def __init__(self, event: Event | Repeated, delta: float, slack: Slack = NO_SLACK) -> None:
+    def __init__(
+        self,
+        event: Event | Repeated,
+        delta: float,
+        slack: Slack = NO_SLACK,
+        accounting: Accounting = Accounting.REDUCTION,
+    ) -> None:
         self._round = event if isinstance(event, Repeated) else Repeated(event, 1)
         self._delta = require_delta(delta)
         self._slack = slack
+        self._accounting = accounting
         self._known: dict[int, EpsilonPair] = {}
 
     def pld(self, count: int) -> float:
@@ -145,14 +183,22 @@ class EpsilonCurve:
 
     def exceeds(self, count: int, epsilon: float) -> bool:
         """Return whether `count` rounds cost more than `epsilon`, on the fine grid if need be."""
-        return self.pld(count) > epsilon and self.certified(count).pld > epsilon
+        if self.pair(count).certified <= epsilon:
+            return False
+        return self.certified(count).certified > epsilon
 
     def _price(self, count: int, *, certified: bool) -> EpsilonPair:
         spends = (Repeated(self._round.event, self._round.count * count),) if count else ()
         interval = CERTIFIED_INTERVAL
-        if not certified:
+        if not certified and self._accounting is Accounting.REDUCTION:
             interval = quick_interval(spends, rdp_epsilon(spends, self._delta))
-        return epsilon_pair(spends, self._delta, slack=self._slack, interval=interval)
+        return epsilon_pair(
+            spends,
+            self._delta,
+            slack=self._slack,
+            interval=interval,
+            accounting=self._accounting,
+        )
 
 
 def _rounded_up(count: int) -> int:

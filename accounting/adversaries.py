@@ -1,11 +1,13 @@
 """Who sees what: one plan of releases, priced differently for each adversary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeAlias
 
 from accounting.accountants import (
     NO_SLACK,
     NOTHING_SPENT,
+    Accounting,
     EpsilonCurve,
     EpsilonPair,
     Slack,
@@ -21,9 +23,11 @@ from accounting.events import (
     UnprotectedRelease,
 )
 from accounting.labels import LabelCost, RandomizedLabels, label_cost
+from accounting.modes import Mode
 from accounting.noise_shares import GridNoise, NoiseShares, require_noise_multiplier
 from accounting.record_copies import RecordCopies
 from accounting.secret_cohort import SecretCohort
+from accounting.skellam_shares import SkellamNoise
 from accounting.units import PrivacyUnit
 
 
@@ -45,27 +49,8 @@ class Adversary(StrEnum):
     NO_SECAGG = "no_secagg"
 
 
-class Mode(StrEnum):
-    """Who adds the noise.
-
-    DISTRIBUTED: every client a share; only the sum is protected.
-    LOCAL: every client in full, before anything leaves it.
-    USER: every client a share, scaled to the norm of a client's whole update; only the sum of the
-        clipped updates is protected, and everything of one client at once.
-    GOSSIP: every node in full, before it sends anything to a neighbour. There is no server: what a
-        node sends is post-processing of its own noisy steps, so its data cost the same against any
-        coalition of the others, and against anybody outside.
-    NONE: nobody; epsilon is infinite.
-    """
-
-    DISTRIBUTED = "distributed"
-    LOCAL = "local"
-    USER = "user"
-    GOSSIP = "gossip"
-    NONE = "none"
-
-
-Noise = NoiseShares | GridNoise | float
+IntegerNoise: TypeAlias = GridNoise | SkellamNoise
+Noise: TypeAlias = NoiseShares | IntegerNoise | float
 _SHARED = frozenset({Mode.DISTRIBUTED, Mode.USER})
 _OWN = frozenset({Mode.LOCAL, Mode.GOSSIP})
 
@@ -78,8 +63,9 @@ class ReleaseSchedule:
         mode: who adds the noise.
         sample_rate: probability with which a record joins one noisy sum or one local step; 1 in
             mode user, where a client's whole update is the record.
-        noise: `NoiseShares` or `GridNoise` in distributed and user mode; in local and gossip mode
-            the client's own multiplier, or a `GridNoise` of cohort 1; None without noise.
+        noise: `NoiseShares`, `GridNoise` or `SkellamNoise` in distributed and user mode; in local
+            and gossip mode the client's own multiplier, or integer noise of cohort 1; None without
+            noise.
         participations: most rounds that any one client takes part in. Guarantee: the scheduler
             enforces it, and the ledger refuses more.
         local_steps: steps of a client per round, each noisy in local and gossip mode; 1 in
@@ -89,6 +75,8 @@ class ReleaseSchedule:
         copies: that a record may stand several times in the data; None says once. Not in mode user,
             where everything of a client is one record.
         labels: flips of labels, before all else: a promise about another unit, `accounting.labels`.
+        accounting: what certifies. `Accounting.RDP` needs integer noise and no copies that share
+            sums; `SkellamNoise` needs `Accounting.RDP`.
 
     Raises:
         InvalidPrivacyParameter: the fields do not fit each other.
@@ -102,6 +90,7 @@ class ReleaseSchedule:
     secret_cohort: SecretCohort | None = None
     copies: RecordCopies | None = None
     labels: RandomizedLabels | None = None
+    accounting: Accounting = Accounting.REDUCTION
 
     def __post_init__(self) -> None:
         """Refuse schedules whose accounting would not describe the mechanism."""
@@ -126,11 +115,27 @@ class ReleaseSchedule:
             self._require_own_noise()
         elif self.noise is not None:
             raise InvalidPrivacyParameter("noise", self.noise, "mode none adds no noise: give None")
+        self._require_accounting()
+
+    def _require_accounting(self) -> None:
+        problem = None
+        if self.accounting is Accounting.REDUCTION:
+            if isinstance(self.noise, SkellamNoise):
+                problem = (
+                    "the reduction to a continuous Gaussian is proved for discrete Gaussian noise "
+                    "only; Skellam noise takes rdp"
+                )
+        elif not isinstance(self.noise, IntegerNoise):
+            problem = "only integer noise is priced as it is; give a grid, or take reduction"
+        elif self.copies_share_sums:
+            problem = "copies of a pair that meet in one sum are priced by reduction only"
+        if problem is not None:
+            raise InvalidPrivacyParameter("accounting", str(self.accounting), problem)
 
     def _require_shares(self) -> None:
-        if not isinstance(self.noise, NoiseShares | GridNoise):
+        if not isinstance(self.noise, NoiseShares | IntegerNoise):
             raise InvalidPrivacyParameter(
-                "noise", self.noise, f"{self.mode} mode needs NoiseShares or GridNoise"
+                "noise", self.noise, f"{self.mode} mode needs shares of noise"
             )
         if self.mode is Mode.USER:
             if self.sample_rate != 1:
@@ -149,7 +154,7 @@ class ReleaseSchedule:
             )
 
     def _require_own_noise(self) -> None:
-        if isinstance(self.noise, GridNoise):
+        if isinstance(self.noise, IntegerNoise):
             if self.noise.cohort != 1:
                 raise InvalidPrivacyParameter(
                     "noise",
@@ -185,7 +190,11 @@ class ReleaseSchedule:
     @property
     def slack(self) -> Slack:
         """Distance of the discrete mechanism from its model; none for continuous noise."""
-        return self.noise.slack if isinstance(self.noise, NoiseShares | GridNoise) else NO_SLACK
+        if self.noise is None or isinstance(self.noise, int | float):
+            return NO_SLACK
+        if self.accounting is Accounting.RDP and isinstance(self.noise, IntegerNoise):
+            return self.noise.sampler_slack
+        return self.noise.slack
 
     @property
     def cohort(self) -> int | None:
@@ -201,28 +210,25 @@ class ReleaseSchedule:
         return self._shares.threshold if self._shares else None
 
     @property
-    def _shares(self) -> NoiseShares | GridNoise | None:
-        if self.mode in _SHARED and isinstance(self.noise, NoiseShares | GridNoise):
+    def _shares(self) -> NoiseShares | IntegerNoise | None:
+        if self.mode in _SHARED and not isinstance(self.noise, int | float):
             return self.noise
         return None
 
+    def honest_shares(self, adversary: Adversary) -> int:
+        """Return how many shares of the noise this adversary certainly cannot subtract."""
+        shares = self._shares
+        if shares is None or adversary is Adversary.NO_SECAGG:
+            return 1
+        return shares.threshold - (shares.colluders if adversary is Adversary.COALITION else 0)
+
     def noise_multiplier(self, adversary: Adversary) -> float | None:
         """Return the guaranteed multiplier that this adversary faces; None without noise."""
-        if self.noise is None:
-            return None
-        shares = self._shares
-        if shares is None:
-            own = self.noise
-            return own if isinstance(own, int | float) else own.noise_multiplier
-        if adversary is Adversary.COALITION:
-            return shares.effective_noise_multiplier(shares.threshold, shares.colluders)
-        if adversary is Adversary.NO_SECAGG:
-            return shares.share_noise_multiplier
-        return shares.effective_noise_multiplier(shares.threshold, 0)
+        return self._multiplier(self.honest_shares(adversary))
 
     def round_events(self, adversary: Adversary) -> Repeated:
         """Return what one round releases on a record of a client that takes part in it."""
-        return self._round(self.noise_multiplier(adversary))
+        return self._round(self.honest_shares(adversary))
 
     def view(self, adversary: Adversary) -> tuple[Repeated, ...]:
         """Return what the whole run releases on one record, for this adversary."""
@@ -238,8 +244,7 @@ class ReleaseSchedule:
         shares = self._shares
         if shares is None or survivors is None or survivors < shares.threshold:
             return self.round_events(Adversary.COALITION)
-        seen = shares.effective_noise_multiplier(min(survivors, shares.cohort), shares.colluders)
-        return self._round(seen)
+        return self._round(min(survivors, shares.cohort) - shares.colluders)
 
     def epsilon(self, adversary: Adversary, delta: float) -> EpsilonPair:
         """Return the certified cost of the whole run for this adversary."""
@@ -282,6 +287,16 @@ class ReleaseSchedule:
         """
         if participations == 0:
             return NOTHING_SPENT
+        seen = self._bounded(adversary, delta, participations, rounds)
+        if self.accounting is Accounting.RDP and isinstance(self.noise, GridNoise):
+            reduced = replace(self, accounting=Accounting.REDUCTION)
+            return replace(seen, pld=reduced.spent(adversary, delta, participations, rounds).pld)
+        return seen
+
+    def _bounded(
+        self, adversary: Adversary, delta: float, participations: int, rounds: int
+    ) -> EpsilonPair:
+        """Price by the schedule's own accounting, with credit for secret cohorts."""
         if adversary is not Adversary.OUTSIDE or self.secret_cohort is None:
             return self._priced(self._seen(adversary, participations, rounds), delta)
         known = self._priced(self._seen(Adversary.SERVER, participations, rounds), delta)
@@ -289,35 +304,43 @@ class ReleaseSchedule:
         if hidden_delta <= 0:
             return known
         seen = self._priced(self._seen(adversary, participations, rounds), hidden_delta)
-        return EpsilonPair(min(seen.pld, known.pld), min(seen.rdp, known.rdp))
+        return replace(seen, pld=min(seen.pld, known.pld), rdp=min(seen.rdp, known.rdp))
 
     def curve(self, adversary: Adversary, delta: float) -> EpsilonCurve:
         """Return epsilon by number of known participations, for this adversary."""
-        return EpsilonCurve(self.round_events(adversary), delta, self.slack)
+        return EpsilonCurve(self.round_events(adversary), delta, self.slack, self.accounting)
 
     def _priced(self, spends: tuple[Repeated, ...], delta: float) -> EpsilonPair:
-        return epsilon_pair(spends, delta, slack=self.slack)
+        return epsilon_pair(spends, delta, slack=self.slack, accounting=self.accounting)
 
     def _seen(self, adversary: Adversary, participations: int, rounds: int) -> tuple[Repeated, ...]:
-        noise_multiplier = self.noise_multiplier(adversary)
-        if adversary is Adversary.OUTSIDE and self.secret_cohort and noise_multiplier is not None:
-            hidden = PoissonGaussianRelease(self.secret_cohort.rate, noise_multiplier)
-            return (Repeated(hidden, rounds),)
-        one = self._round(noise_multiplier)
+        honest = self.honest_shares(adversary)
+        if adversary is Adversary.OUTSIDE and self.secret_cohort and self.noise is not None:
+            return (Repeated(self._release(self.secret_cohort.rate, honest), rounds),)
+        one = self._round(honest)
         count = one.count * self.record_rounds(participations, rounds)
         return (Repeated(one.event, count),)
 
-    def _round(self, noise_multiplier: float | None) -> Repeated:
-        event: Event
-        if noise_multiplier is None:
-            event = UnprotectedRelease()
-        elif self.mode is Mode.USER:
-            return Repeated(GaussianRelease(noise_multiplier), 1)
-        elif self.copies is not None and self.copies_share_sums:
-            event = GroupPoissonGaussianRelease(
-                self.copies.most, self.sample_rate, noise_multiplier
-            )
-        else:
-            event = PoissonGaussianRelease(self.sample_rate, noise_multiplier)
+    def _round(self, honest: int) -> Repeated:
+        if self.mode is Mode.USER:
+            return Repeated(self._release(1.0, honest), 1)
         separate = self.copies.most if self.copies and not self.copies_share_sums else 1
-        return Repeated(event, self.local_steps * separate)
+        return Repeated(self._release(self.sample_rate, honest), self.local_steps * separate)
+
+    def _release(self, sample_rate: float, honest: int) -> Event:
+        """Return one noisy sum with this many shares that the adversary does not know."""
+        multiplier = self._multiplier(honest)
+        if multiplier is None:
+            return UnprotectedRelease()
+        if self.accounting is Accounting.RDP and isinstance(self.noise, IntegerNoise):
+            return self.noise.release(honest, sample_rate)
+        if self.mode is Mode.USER and sample_rate == 1:
+            return GaussianRelease(multiplier)
+        if self.copies is not None and self.copies_share_sums:
+            return GroupPoissonGaussianRelease(self.copies.most, sample_rate, multiplier)
+        return PoissonGaussianRelease(sample_rate, multiplier)
+
+    def _multiplier(self, honest: int) -> float | None:
+        if self.noise is None or isinstance(self.noise, int | float):
+            return self.noise
+        return self.noise.effective_noise_multiplier(honest, 0)

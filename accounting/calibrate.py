@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from accounting.accountants import Accounting
 from accounting.errors import CalibrationFailed, InvalidPrivacyParameter
 from accounting.events import Repeated
-from accounting.pld import CERTIFIED_INTERVAL, pld_epsilon, quick_interval
+from accounting.pld import pld_epsilon, quick_interval
 from accounting.rdp import rdp_epsilon
 from accounting.units import Budget
 
@@ -15,7 +16,8 @@ LARGEST_NOISE_MULTIPLIER = 1e5
 _COARSE_STEPS = 40
 _NUDGES = 60
 
-Schedule = Callable[[float], Sequence[Repeated]]
+Price = Callable[[float], float]
+"""Noise multiplier -> epsilon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,10 @@ class Certificate:
 
     Attributes:
         noise_multiplier: the answer.
-        epsilon: certified PLD epsilon at the answer, <= target.
+        epsilon: certified epsilon at the answer, <= target.
         target: the epsilon that was asked for.
         delta: the delta of all three epsilons.
-        epsilon_just_below: PLD epsilon at noise_multiplier * (1 - tolerance), > target.
+        epsilon_just_below: certified epsilon at noise_multiplier * (1 - tolerance), > target.
         tolerance: relative width of that bracket.
     """
 
@@ -40,18 +42,24 @@ class Certificate:
 
 
 def calibrate_noise_multiplier(
-    schedule: Callable[[float], Sequence[Repeated]], budget: Budget, *, tolerance: float = 1e-3
+    schedule: Callable[[float], Sequence[Repeated]],
+    budget: Budget,
+    *,
+    tolerance: float = 1e-3,
+    accounting: Accounting = Accounting.REDUCTION,
 ) -> Certificate:
     """Return the smallest noise multiplier, to `tolerance`, whose releases fit the budget.
 
     A coarse PLD grid finds the neighbourhood by false position on log epsilon against log noise;
     the fine grid then certifies, nudging the answer up until it fits and its neighbour does not.
+    Under `Accounting.RDP` the Renyi bound does both.
 
     Args:
         schedule: noise multiplier -> everything released on one record. Epsilon must fall as the
             noise grows.
         budget: the target; finite epsilon.
         tolerance: relative precision of the answer, in (0, 0.1].
+        accounting: which figure certifies.
 
     Raises:
         InvalidPrivacyParameter: the budget is infinite, or the tolerance out of range.
@@ -61,17 +69,27 @@ def calibrate_noise_multiplier(
         raise InvalidPrivacyParameter("epsilon", budget.epsilon, "calibrate to a finite target")
     if not 0 < tolerance <= 0.1:  # noqa: PLR2004
         raise InvalidPrivacyParameter("tolerance", tolerance, "give a number in (0, 0.1]")
-    answer = _search(schedule, budget, tolerance)
-    return _certify(schedule, budget, tolerance, answer)
+    by_rdp = accounting is Accounting.RDP
+
+    def quick(noise: float) -> float:
+        return (rdp_epsilon if by_rdp else _quick_pld)(schedule(noise), budget.delta)
+
+    def certified(noise: float) -> float:
+        return (rdp_epsilon if by_rdp else pld_epsilon)(schedule(noise), budget.delta)
+
+    return _certify(certified, budget, tolerance, _search(quick, budget, tolerance))
 
 
-def _search(schedule: Schedule, budget: Budget, tolerance: float) -> float:
-    """Return a noise multiplier near the answer, by the coarse grid."""
+def _quick_pld(spends: Sequence[Repeated], delta: float) -> float:
+    interval = quick_interval(spends, rdp_epsilon(spends, delta))
+    return pld_epsilon(spends, delta, interval=interval)
+
+
+def _search(price: Price, budget: Budget, tolerance: float) -> float:
+    """Return a noise multiplier near the answer, by a quick price."""
 
     def excess(log_noise: float) -> float:
-        spends = schedule(math.exp(log_noise))
-        interval = quick_interval(spends, rdp_epsilon(spends, budget.delta))
-        epsilon = pld_epsilon(spends, budget.delta, interval=interval)
+        epsilon = price(math.exp(log_noise))
         return math.log(max(epsilon, 1e-12) / budget.epsilon)
 
     low, high, low_excess, high_excess = _bracket(excess, budget.epsilon)
@@ -122,12 +140,8 @@ def _bracket(excess: Callable[[float], float], target: float) -> tuple[float, fl
     return low, high, low_excess, high_excess
 
 
-def _certify(schedule: Schedule, budget: Budget, tolerance: float, start: float) -> Certificate:
-    """Walk on the fine grid until the answer fits and its neighbour below does not."""
-
-    def certified(noise: float) -> float:
-        return pld_epsilon(schedule(noise), budget.delta, interval=CERTIFIED_INTERVAL)
-
+def _certify(certified: Price, budget: Budget, tolerance: float, start: float) -> Certificate:
+    """Walk by the certified price until the answer fits and its neighbour below does not."""
     noise = start * (1 + tolerance / 4)
     epsilon = certified(noise)
     for _ in range(_NUDGES):

@@ -5,7 +5,7 @@ an event never changes once it has been written to a ledger: a new mechanism get
 new `kind`.
 
 All noise multipliers are the standard deviation of the noise divided by the L2 norm that one
-record can contribute (its clip norm).
+record can contribute (its clip norm). Integer releases name both instead, in grid steps.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ SMALLEST_NOISE_MULTIPLIER = 1e-6
 LARGEST_NOISE_MULTIPLIER = 1e9
 SMALLEST_SAMPLE_RATE = 1e-12
 LARGEST_COUNT = 10**12
+LARGEST_STEPS = 1e30
 
 EncodedEvent: TypeAlias = dict[str, str | int | float]
 
@@ -119,6 +120,63 @@ class CappedPoissonGaussianRelease:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscreteGaussianSharesRelease:
+    """A sum of integer vectors of Poisson-sampled records, plus shares of discrete Gaussian noise.
+
+    Priced as it is, not as the continuous Gaussian it resembles. The sum of the shares is not a
+    discrete Gaussian, so their number belongs to the mechanism.
+
+    Attributes:
+        sample_rate: inclusion probability of each record, in (0, 1].
+        sensitivity_steps: largest L2 norm of one record's integer vector, in grid steps, > 0.
+        dimension: coordinates of the sum, >= 1.
+        share_stddev_steps: parameter of each share, in grid steps, > 0.
+        shares: independent shares that the adversary does not know, >= 1.
+    """
+
+    sample_rate: float
+    sensitivity_steps: float
+    dimension: int
+    share_stddev_steps: float
+    shares: int
+
+    def __post_init__(self) -> None:
+        """Refuse rates, sizes and noise outside their range."""
+        _require_rate(self.sample_rate)
+        _require_steps("sensitivity_steps", self.sensitivity_steps)
+        _require_count("dimension", self.dimension)
+        _require_steps("share_stddev_steps", self.share_stddev_steps)
+        _require_count("shares", self.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class SkellamRelease:
+    """A sum of integer vectors of Poisson-sampled records, plus symmetric Skellam noise.
+
+    Attributes:
+        sample_rate: inclusion probability of each record, in (0, 1].
+        sensitivity_steps: largest L2 norm of one record's integer vector, in grid steps, > 0.
+        dimension: coordinates of the sum, >= 1.
+        variance_steps: variance of the noise that the adversary does not know, per coordinate, in
+            squared grid steps, >= 1.
+    """
+
+    sample_rate: float
+    sensitivity_steps: float
+    dimension: int
+    variance_steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse rates, sizes and noise outside their range."""
+        _require_rate(self.sample_rate)
+        _require_steps("sensitivity_steps", self.sensitivity_steps)
+        _require_count("dimension", self.dimension)
+        if self.variance_steps < 1:
+            raise InvalidPrivacyParameter("variance_steps", self.variance_steps, "give at least 1")
+        _require_steps("variance_steps", self.variance_steps)
+
+
+@dataclass(frozen=True, slots=True)
 class UnprotectedRelease:
     """A release without any noise: every accountant prices it at infinity."""
 
@@ -128,14 +186,21 @@ Event: TypeAlias = (
     | PoissonGaussianRelease
     | GroupPoissonGaussianRelease
     | CappedPoissonGaussianRelease
+    | DiscreteGaussianSharesRelease
+    | SkellamRelease
     | UnprotectedRelease
 )
+
+IntegerRelease: TypeAlias = DiscreteGaussianSharesRelease | SkellamRelease
+"""Releases whose noise is on the integers, priced by Renyi divergences alone."""
 
 _KINDS: dict[str, type[Event]] = {
     "gaussian": GaussianRelease,
     "poisson_gaussian": PoissonGaussianRelease,
     "group_poisson_gaussian": GroupPoissonGaussianRelease,
     "capped_poisson_gaussian": CappedPoissonGaussianRelease,
+    "discrete_gaussian_shares": DiscreteGaussianSharesRelease,
+    "skellam": SkellamRelease,
     "unprotected": UnprotectedRelease,
 }
 _KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
@@ -187,6 +252,11 @@ def decode_event(encoded: Mapping[str, Any]) -> Event:
 def _require_count(name: str, count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= LARGEST_COUNT:
         raise InvalidPrivacyParameter(name, count, f"give a whole number in [1, {LARGEST_COUNT}]")
+
+
+def _require_steps(name: str, steps: float) -> None:
+    if not 0 < steps <= LARGEST_STEPS:
+        raise InvalidPrivacyParameter(name, steps, f"give a number in (0, {LARGEST_STEPS:g}]")
 
 
 def _require_noise(noise_multiplier: float) -> None:

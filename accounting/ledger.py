@@ -164,8 +164,7 @@ class Ledger:
     def would_exceed(self, cohort: Sequence[str]) -> bool:
         """Return whether one more round with this cohort breaks the budget or the plan's cap.
 
-        Ask before sampling a batch. Certified PLD epsilon of the headline adversary decides, at
-        the guaranteed noise.
+        Ask before sampling. Certified epsilon of the headline decides, at the guaranteed noise.
         """
         return self._refusal(cohort) is not None
 
@@ -293,10 +292,11 @@ class Ledger:
         budget = self.header.budget
         if budget is None:
             return None
-        after = self._state.epsilon_after(now + 1, more_rounds=1).pld
+        after = self._state.epsilon_after(now + 1, more_rounds=1).certified
         if after <= budget.epsilon:
             return None
-        return BudgetExceeded(after, max(0.0, budget.epsilon - self._state.epsilon_after(now).pld))
+        spent = self._state.epsilon_after(now).certified
+        return BudgetExceeded(after, max(0.0, budget.epsilon - spent))
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> str:
         if self._broken:

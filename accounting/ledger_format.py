@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accounting.adversaries import Mode, ReleaseSchedule
+from accounting.adversaries import ReleaseSchedule
 from accounting.canonical import JSON, canonical_bytes, from_canonical_bytes
 from accounting.errors import AccountingError, InvalidPrivacyParameter, LedgerCorrupted
+from accounting.modes import Mode
 from accounting.rdp import refuse_replace_one
 from accounting.schedule_format import decode_schedule, encode_schedule
 from accounting.units import Adjacency, Budget, PrivacyUnit

@@ -140,7 +140,7 @@ class LedgerState:
         if self._curve is None or self.header.budget is None:
             return UNBOUNDED
         pair = self._curve.pair(participations)
-        if pair.pld > self.header.budget.epsilon:
+        if pair.certified > self.header.budget.epsilon:
             return self._curve.certified(participations)
         return pair
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accounting.accountants import EpsilonPair
+from accounting.accountants import Accounting, EpsilonPair
 from accounting.adversaries import Adversary, ReleaseSchedule
+from accounting.discrete_rdp import library_epsilon
 from accounting.errors import LedgerCorrupted
+from accounting.events import Repeated
 from accounting.ledger_format import (
     OUTCOME_STATUSES,
     LedgerHeader,
@@ -26,12 +28,13 @@ from accounting.ledger_format import (
 from accounting.ledger_state import body_matches, encode_release
 from accounting.rdp import RdpFilter
 from accounting.receipts import ReceiptCheck, ReceiptVerifier
-from accounting.secret_cohort import failure_probability
+from accounting.secret_cohort import understated_failure
 
 Verifier = Callable[[bytes, bytes], bool]
 _SPEND = {"round": int, "cohort": list, "release": dict}
 _OUTCOME = {"round": int, "status": str, "survivors": list, "receipts": dict}
 _CLOSE = {"status": str, "facts": dict}
+_LIBRARY_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,32 +270,37 @@ class _Walk:
             for adversary in Adversary
         }
         headline = priced[self.schedule.headline]
-        if budget is not None and headline.pld > budget.epsilon:
+        if budget is not None and headline.certified > budget.epsilon:
             self.problems.append(
-                f"the run cost epsilon {headline.pld:.6g}, its budget is {budget.epsilon:.6g}"
+                f"the run cost epsilon {headline.certified:.6g}, its budget is {budget.epsilon:.6g}"
             )
-        if headline.pld > headline.rdp * (1 + 1e-6):
-            self.problems.append(
-                f"the two accountants contradict each other: PLD {headline.pld:.6g} above RDP "
-                f"{headline.rdp:.6g}"
-            )
+        self._compare(headline, delta)
         return priced
 
     def _check_secrecy(self) -> None:
         claim, threshold = self.schedule.secret_cohort, self.schedule.threshold
-        if claim is None or threshold is None:
+        if claim is not None and threshold is not None:
+            cap = self.schedule.participations
+            self.problems += understated_failure(claim, self.header.clients, threshold, cap)
+
+    def _compare(self, headline: EpsilonPair, delta: float) -> None:
+        """Find two accountants that contradict each other about the headline."""
+        if self.schedule.accounting is Accounting.REDUCTION:
+            if headline.pld > headline.rdp * (1 + 1e-6):
+                self.problems.append(
+                    f"the two accountants contradict each other: PLD {headline.pld:.6g} above RDP "
+                    f"{headline.rdp:.6g}"
+                )
             return
-        failure = failure_probability(
-            clients=self.header.clients,
-            rate=claim.rate,
-            threshold=threshold,
-            rounds=claim.rounds,
-            max_participations=self.schedule.participations,
-        )
-        if claim.failure < failure * (1 - 1e-6):
+        if self.most() == 0:
+            return
+        one = self.schedule.round_events(self.schedule.headline)
+        spends = (Repeated(one.event, one.count * self.most()),)
+        again = library_epsilon(self.schedule, spends, delta)
+        if not math.isclose(headline.rdp, again, rel_tol=_LIBRARY_TOLERANCE):
             self.problems.append(
-                f"secret cohorts are claimed to fail with probability {claim.failure:.3g}; with "
-                f"{self.header.clients} clients it is up to {failure:.3g}"
+                f"the two accountants contradict each other: RDP {headline.rdp:.6g}, by "
+                f"dp-accounting {again:.6g}"
             )
 
     def realised(self) -> float:

@@ -14,12 +14,7 @@ factor e^{2 kappa + tau} per coordinate and release, and by the sampler:
   2021, Theorem 9), tau = 10 sum_{k=1}^{n-1} exp(-2 pi^2 s^2 k / (k + 1)).
 * kappa: the normaliser of a discrete Gaussian of std b depends on where it is centred, by at most
   1 +- kappa, kappa = 2 exp(-2 pi^2 b^2) (Poisson summation).
-* sampler error: each of the N = shares x coordinates x releases samples has probabilities within a
-  factor e^{+-h} of the discrete Gaussian's up to 12 standard deviations. The log ratio of all of
-  them is a sum of N terms in [-h, h] with mean at most h^2 / 2 each, so by Azuma's inequality it
-  exceeds N h^2 / 2 + h sqrt(2 N ln(1 / f)) with probability at most f (the argument of advanced
-  composition, Dwork, Rothblum and Vadhan 2010), f = 1e-300. The few samples beyond are counted: at
-  most m of them but for another f, each wrong by at most e^{+-12 h}.
+* sampler error: see `sampler_slack`.
 
 The whole argument, with every constant, is in docs/proofs/discrete-gaussian.md.
 """
@@ -29,15 +24,12 @@ from dataclasses import dataclass
 
 from accounting.accountants import NO_SLACK, Slack
 from accounting.errors import InvalidPrivacyParameter
+from accounting.events import DiscreteGaussianSharesRelease
+from accounting.integer_divergences import convolution_tau
+from accounting.sampler_slack import require_sampler_error, require_small_slack, sampler_slack
 
 SMALLEST_SHARE_STDDEV_STEPS = 4.0
 LARGEST_MODEL_SLACK = 1e-9
-LARGEST_SAMPLER_SLACK = 1e-3
-SAMPLER_FAILURE = 1e-300
-# Of the sum over the run (Azuma), of the count of far samples, and of samples beyond 41 stddevs.
-_SAMPLER_FAILURES = 4 * SAMPLER_FAILURE
-_FAR_PROBABILITY = 3 * math.exp(-72)  # more than the mass beyond 12 standard deviations
-_FAR_RATIO = 12.0  # (41.5 / 12)^2: the sampler's error grows with the square of the distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +132,7 @@ class GridNoise:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise InvalidPrivacyParameter(name, value, "give a finite number above 0")
-        if not 0 <= self.sampler_relative_error < 1:
-            raise InvalidPrivacyParameter(
-                "sampler_relative_error", self.sampler_relative_error, "give a number in [0, 1)"
-            )
+        require_sampler_error(self.sampler_relative_error)
         if self.share_stddev_steps < SMALLEST_SHARE_STDDEV_STEPS:
             raise InvalidPrivacyParameter(
                 "share_stddev_steps",
@@ -159,13 +148,7 @@ class GridNoise:
                 "the grid is too coarse for this many coordinates and releases; use a finer grid, "
                 "more noise, or a larger smoothing_steps",
             )
-        if self.slack.log_ratio > LARGEST_SAMPLER_SLACK:
-            raise InvalidPrivacyParameter(
-                "sampler_relative_error",
-                self.sampler_relative_error,
-                "the sampler is too inexact for this many coordinates, clients and releases; use "
-                "a sampler of higher precision",
-            )
+        require_small_slack(self.slack, self.sampler_relative_error)
 
     @property
     def threshold(self) -> int:
@@ -214,11 +197,16 @@ class GridNoise:
         """Return the continuous multiplier after `dropped` of the cohort are missing."""
         return self.effective_noise_multiplier(self.cohort - dropped, colluding)
 
+    def release(self, honest: int, sample_rate: float) -> DiscreteGaussianSharesRelease:
+        """Return a sum with `honest` unknown shares as what it is, for `Accounting.RDP`."""
+        return DiscreteGaussianSharesRelease(
+            sample_rate, self.sensitivity_steps, self.dimension, self.share_stddev_steps, honest
+        )
+
     @property
     def tau(self) -> float:
         """Log-ratio of the sum of n discrete Gaussians to one discrete Gaussian, per coordinate."""
-        exponent = -2 * (math.pi * self.share_stddev_steps) ** 2
-        return 10 * math.fsum(math.exp(exponent * k / (k + 1)) for k in range(1, self.cohort))
+        return convolution_tau(self.share_stddev_steps, self.cohort)
 
     @property
     def kappa(self) -> float:
@@ -228,19 +216,19 @@ class GridNoise:
     @property
     def slack(self) -> Slack:
         """What the discrete mechanism may cost beyond its continuous model, over the whole run."""
-        sums = float(self.releases) * self.dimension
-        model = sums * (2 * self.kappa + self.tau)
-        if self.sampler_relative_error == 0:
-            return Slack(model, 0.0, model)
-        samples = sums * self.cohort
-        single = -math.log1p(-self.sampler_relative_error)
-        plain = samples * single
-        certain = _FAR_RATIO * plain
-        by_azuma = plain * single / 2 + single * math.sqrt(2 * samples * -math.log(SAMPLER_FAILURE))
-        likely = min(plain, by_azuma) + _far_slack(samples, single)
-        if certain <= likely:
-            return Slack(model + certain, 0.0, model + certain)
-        return Slack(model + likely, _SAMPLER_FAILURES * math.exp(model), model + certain)
+        model = float(self.releases) * self.dimension * (2 * self.kappa + self.tau)
+        drawn = self.sampler_slack
+        return Slack(
+            model + drawn.log_ratio,
+            drawn.failure * math.exp(model),
+            model + drawn.certain_log_ratio,
+        )
+
+    @property
+    def sampler_slack(self) -> Slack:
+        """The part of `slack` that the sampler's own error makes up."""
+        samples = float(self.releases) * self.dimension * self.cohort
+        return sampler_slack(samples, self.sampler_relative_error)
 
     @property
     def slack_epsilon(self) -> float:
@@ -251,19 +239,6 @@ class GridNoise:
     def slack_delta_factor(self) -> float:
         """What delta is multiplied by: e^eta."""
         return self.slack.delta_factor
-
-
-def _far_slack(samples: float, single: float) -> float:
-    """Return the log ratio booked for samples beyond 12 standard deviations.
-
-    At least m of them occur with probability at most (samples * p)^m. The second term is what
-    leaving them out may add to the mean of the others.
-    """
-    expected = samples * _FAR_PROBABILITY
-    if expected >= math.exp(-1):
-        return math.inf
-    most = math.ceil(math.log(SAMPLER_FAILURE) / math.log(expected))
-    return _FAR_RATIO * most * single + expected
 
 
 def require_noise_multiplier(noise_multiplier: float) -> None:

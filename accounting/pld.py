@@ -26,6 +26,7 @@ from accounting.events import (
     Event,
     GaussianRelease,
     GroupPoissonGaussianRelease,
+    IntegerRelease,
     PoissonGaussianRelease,
     Repeated,
     UnprotectedRelease,
@@ -77,6 +78,8 @@ def pld_epsilon(
 
     Raises:
         InvalidPrivacyParameter: `delta` is not in (0, 1).
+        UnsupportedMechanism: a release with integer noise, or one that is not priced under this
+            adjacency.
 
     Guarantee: the caller ensures that `spends` holds every release that touched the record.
     Reference: Koskela et al. (2020); Doroshenko et al. (2022).
@@ -154,7 +157,7 @@ def _grid_step(wanted: float, interval: float) -> float:
 
 def _loss_width(event: Event, adjacency: Adjacency) -> float:
     """Return roughly how far the privacy losses of one release are spread."""
-    if isinstance(event, UnprotectedRelease):
+    if isinstance(event, UnprotectedRelease | IntegerRelease):
         return math.inf
     shift = sensitivity_factor(adjacency)
     if isinstance(event, GroupPoissonGaussianRelease):

@@ -20,13 +20,16 @@ from scipy import stats
 from accounting.errors import UnsupportedAdjacency
 from accounting.events import (
     CappedPoissonGaussianRelease,
+    DiscreteGaussianSharesRelease,
     Event,
     GaussianRelease,
     GroupPoissonGaussianRelease,
     PoissonGaussianRelease,
     Repeated,
+    SkellamRelease,
     UnprotectedRelease,
 )
+from accounting.integer_divergences import integer_divergences
 from accounting.mixture import renyi_divergences_of, sampled_group, sampled_replacement
 from accounting.units import Adjacency, Budget, require_delta
 
@@ -81,7 +84,8 @@ def renyi_divergences(event: Event, orders: tuple[float, ...]) -> NDArray[np.flo
 
     Whole orders are exact. At fractional orders the library adds the terms of an alternating series
     by their absolute values, which gives an upper bound a percent or so too large. An order at
-    which the series does not converge is reported as infinite, hence never used.
+    which the series does not converge is reported as infinite, hence never used; so is an order at
+    which an integer release has no bound.
     """
     match event:
         case UnprotectedRelease():
@@ -97,6 +101,8 @@ def renyi_divergences(event: Event, orders: tuple[float, ...]) -> NDArray[np.flo
             divergences = renyi_divergences_of(pair, orders)
         case CappedPoissonGaussianRelease():
             divergences = _capped(event, orders)
+        case DiscreteGaussianSharesRelease() | SkellamRelease():
+            divergences = integer_divergences(event, orders)
     divergences.setflags(write=False)
     return divergences
 

@@ -4,17 +4,25 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from accounting.adversaries import Mode, Noise, ReleaseSchedule
+from accounting.accountants import Accounting
+from accounting.adversaries import Noise, ReleaseSchedule
 from accounting.errors import InvalidPrivacyParameter
 from accounting.labels import RandomizedLabels
+from accounting.modes import Mode
 from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.record_copies import RecordCopies
 from accounting.secret_cohort import SecretCohort
+from accounting.skellam_shares import SkellamNoise
 
 _FIELDS = frozenset({"mode", "sample_rate", "noise", "participations", "local_steps"})
-_OPTIONAL = frozenset({"secret_cohort", "record_copies", "labels"})
+_OPTIONAL = frozenset({"secret_cohort", "record_copies", "labels", "accounting"})
 _RESPONSE = "randomized_response"
-_NOISE_KINDS: dict[str, type[NoiseShares | GridNoise]] = {"shares": NoiseShares, "grid": GridNoise}
+_NOISE_KINDS: dict[str, type[NoiseShares | GridNoise | SkellamNoise]] = {
+    "shares": NoiseShares,
+    "grid": GridNoise,
+    "skellam": SkellamNoise,
+}
+_KIND_OF = {cls: kind for kind, cls in _NOISE_KINDS.items()}
 _FLOAT_FIELDS = {
     "noise_multiplier",
     "sensitivity_steps",
@@ -39,11 +47,16 @@ def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
         encoded["record_copies"] = asdict(schedule.copies)
     if schedule.labels is not None:
         encoded["labels"] = {"kind": _RESPONSE, **asdict(schedule.labels)}
+    if schedule.accounting is not Accounting.REDUCTION:
+        encoded["accounting"] = str(schedule.accounting)
     return encoded
 
 
 def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
     """Read one schedule; strict.
+
+    Without "secret_cohort" nothing is claimed; without "accounting" the reduction certifies, as it
+    did before there was a choice.
 
     Raises:
         InvalidPrivacyParameter: missing or unknown fields, wrong types, or values out of range.
@@ -64,6 +77,7 @@ def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
         secret_cohort=_decode_cohort(encoded) if "secret_cohort" in encoded else None,
         copies=_decode_copies(encoded) if "record_copies" in encoded else None,
         labels=_decode_labels(encoded) if "labels" in encoded else None,
+        accounting=_decode_accounting(encoded),
     )
 
 
@@ -90,6 +104,13 @@ def _decode_labels(encoded: Mapping[str, Any]) -> RandomizedLabels:
     return RandomizedLabels(fields["flip_probability"])
 
 
+def _decode_accounting(encoded: Mapping[str, Any]) -> Accounting:
+    accounting = encoded.get("accounting", Accounting.REDUCTION)
+    if accounting not in set(Accounting):
+        raise InvalidPrivacyParameter("accounting", accounting, f"known are {sorted(Accounting)}")
+    return Accounting(accounting)
+
+
 def _decode_cohort(encoded: Mapping[str, Any]) -> SecretCohort:
     fields = encoded["secret_cohort"]
     if not isinstance(fields, Mapping) or fields.keys() - {"failure"} != {"rate", "rounds"}:
@@ -103,11 +124,9 @@ def _decode_cohort(encoded: Mapping[str, Any]) -> SecretCohort:
 def _encode_noise(noise: Noise | None) -> dict[str, Any] | None:
     if noise is None:
         return None
-    if isinstance(noise, NoiseShares):
-        return {"kind": "shares", **asdict(noise)}
-    if isinstance(noise, GridNoise):
-        return {"kind": "grid", **asdict(noise)}
-    return {"kind": "own", "noise_multiplier": noise}
+    if isinstance(noise, int | float):
+        return {"kind": "own", "noise_multiplier": noise}
+    return {"kind": _KIND_OF[type(noise)], **asdict(noise)}
 
 
 def _decode_noise(encoded: Any) -> Noise | None:

@@ -78,6 +78,23 @@ def failure_probability(
     return min(1.0, float(np.min(rounds * rate * too_few + too_many)))
 
 
+def understated_failure(
+    claim: SecretCohort, clients: int, threshold: int, max_participations: int
+) -> list[str]:
+    """Return what is wrong with a claim's `failure`, a sentence; nothing if it covers the truth."""
+    failure = failure_probability(
+        clients=clients,
+        rate=claim.rate,
+        threshold=threshold,
+        rounds=claim.rounds,
+        max_participations=max_participations,
+    )
+    if claim.failure >= failure * (1 - 1e-6):
+        return []
+    told = f"secret cohorts are claimed to fail with probability {claim.failure:.3g}"
+    return [f"{told}; with {clients} clients it is up to {failure:.3g}"]
+
+
 def shortfall_probability(*, clients: int, rate: float, threshold: int) -> float:
     """Return how likely a cohort is too small for its threshold while nobody is capped."""
     return float(stats.binom.cdf(threshold - 1, clients, rate))

@@ -8,10 +8,11 @@ import dp_accounting
 from dp_accounting import dp_event
 from dp_accounting import rdp as dp_rdp
 
-from accounting.accountants import NO_SLACK, EpsilonPair, Slack, epsilon_pair
-from accounting.adversaries import Adversary, Mode, ReleaseSchedule
+from accounting.accountants import NO_SLACK, Accounting, EpsilonPair, Slack, epsilon_pair
+from accounting.adversaries import Adversary, ReleaseSchedule
 from accounting.errors import InvalidPrivacyParameter, UnsupportedMechanism
 from accounting.events import GaussianRelease, PoissonGaussianRelease, Repeated
+from accounting.modes import Mode
 from accounting.rdp import RDP_ORDERS, without_convergence_warnings
 from accounting.units import require_delta
 
@@ -57,6 +58,8 @@ class RunSpend:
 def all_runs_epsilon(runs: Sequence[RunSpend], adversary: Adversary, delta: float) -> EpsilonPair:
     """Return what all runs cost together: the price of publishing any function of them.
 
+    If one of them is held to the Renyi bound of its integer noise, so are all of them together.
+
     That function may be all of them, or the best one alone, however it was chosen. Runs may have
     been planned with other runs' results in hand.
 
@@ -75,7 +78,13 @@ def all_runs_epsilon(runs: Sequence[RunSpend], adversary: Adversary, delta: floa
             "runs", sorted(units), "runs that protect different units have no common bound"
         )
     slack = composed_slack([run.schedule.slack for run in runs])
-    return epsilon_pair([run.events(adversary) for run in runs], delta, slack=slack)
+    by_rdp = any(run.schedule.accounting is Accounting.RDP for run in runs)
+    return epsilon_pair(
+        [run.events(adversary) for run in runs],
+        delta,
+        slack=slack,
+        accounting=Accounting.RDP if by_rdp else Accounting.REDUCTION,
+    )
 
 
 def best_run_epsilon(runs: Sequence[RunSpend], delta: float) -> float:

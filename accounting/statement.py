@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from accounting.accountants import EpsilonPair
-from accounting.adversaries import Adversary, Mode, ReleaseSchedule
+from accounting.accountants import Accounting, EpsilonPair
+from accounting.adversaries import Adversary, ReleaseSchedule
 from accounting.ledger_format import LedgerHeader
+from accounting.modes import Mode
+from accounting.skellam_shares import SkellamNoise
 from accounting.units import PrivacyUnit
 
 _DECIMALS = 4
@@ -48,10 +50,9 @@ def guarantee(
             "nothing; the sizes of all data sets are public."
         ),
         _scope(schedule, rounds),
-        "Upper bounds on epsilon (PLD certified; RDP as a cross-check):",
+        _heading(schedule),
         *(
-            f"  {adversary}: {_up(epsilon[adversary].pld)} (RDP {_up(epsilon[adversary].rdp)}) - "
-            f"{_eyes(adversary, schedule)}"
+            f"  {adversary}: {_bounds(epsilon[adversary])} - {_eyes(adversary, schedule)}"
             for adversary in (
                 Adversary.COALITION,
                 Adversary.SERVER,
@@ -70,10 +71,24 @@ def guarantee(
     return "\n".join([*lines, *_assumptions(schedule), *_limits(schedule)])
 
 
+def _heading(schedule: ReleaseSchedule) -> str:
+    if schedule.accounting is Accounting.REDUCTION:
+        return "Upper bounds on epsilon (PLD certified; RDP as a cross-check):"
+    noise = "Skellam" if isinstance(schedule.noise, SkellamNoise) else "discrete Gaussian"
+    return f"Upper bounds on epsilon (RDP of the {noise} noise itself, certified):"
+
+
+def _bounds(pair: EpsilonPair) -> str:
+    if pair.accounting is Accounting.REDUCTION:
+        return f"{_up(pair.pld)} (RDP {_up(pair.rdp)})"
+    by_reduction = "" if math.isinf(pair.pld) else f" (PLD by reduction {_up(pair.pld)})"
+    return _up(pair.rdp) + by_reduction
+
+
 def _label_lines(schedule: ReleaseSchedule, unit: EpsilonPair | None, delta: float) -> list[str]:
     """State what the flips promise about labels: a unit of its own, never added to the others."""
     labels = schedule.labels
-    cost = schedule.label_cost(math.inf if unit is None else unit.pld, delta)
+    cost = schedule.label_cost(math.inf if unit is None else unit.certified, delta)
     if labels is None or cost is None:
         return []
     lines = [
@@ -247,9 +262,13 @@ def _limits(schedule: ReleaseSchedule) -> list[str]:
         "  - the choice among several private runs, and metrics computed on private data.",
     ]
     if schedule.slack.log_ratio > 0:
+        distance = (
+            "The noise is discrete; its distance from the model used here"
+            if schedule.accounting is Accounting.REDUCTION
+            else "The sampler's distance from exact noise"
+        )
         lines.append(
-            "The noise is discrete; its distance from the model used here "
-            f"({schedule.slack.log_ratio:.1e} in log ratio) is included in the bounds."
+            f"{distance} ({schedule.slack.log_ratio:.1e} in log ratio) is included in the bounds."
         )
     return lines
 

@@ -83,7 +83,7 @@ class RunVerdict:
                 f"epsilon recomputed from {self.rounds} booked rounds, delta {self.delta:g}"
             )
             lines += [
-                f"  {adversary.value:<10} PLD {pair.pld:.4f}   RDP {pair.rdp:.4f}"
+                f"  {adversary.value:<10} {_bounds(pair)}"
                 for adversary, pair in self.epsilon.items()
             ]
         elif self.epsilon:
@@ -163,6 +163,12 @@ def verify_run(folder: Path, *, known_head: str | None = None) -> RunVerdict:
         rounds=verdict.rounds,
         head=verdict.head,
     )
+
+
+def _bounds(pair: EpsilonPair) -> str:
+    """Both figures; a PLD that does not exist is left out."""
+    by_pld = f"PLD {pair.pld:.4f}   RDP {pair.rdp:.4f}"
+    return by_pld if math.isfinite(pair.pld) else f"RDP {pair.rdp:.4f}"
 
 
 def _read_summary(folder: Path) -> tuple[dict[str, object] | None, list[str]]:
@@ -261,7 +267,7 @@ def _understated_rows(folder: Path, header: LedgerHeader, verdict: LedgerVerdict
     except DataError as error:
         return [str(error)]
     claimed = rows[-1].get("epsilon") if rows else None
-    found = verdict.epsilon[header.schedule.headline].pld
+    found = verdict.epsilon[header.schedule.headline].certified
     if isinstance(claimed, int | float) and claimed < found * (1 - _ROUNDING):
         return [f"metrics.jsonl ends with epsilon {claimed}; the ledger shows {found:.6g}"]
     return []

@@ -18,7 +18,7 @@ from accounting import (
     Adjacency,
     Adversary,
     AuditBound,
-    GridNoise,
+    IntegerNoise,
     PoissonGaussianRelease,
     ReleaseSchedule,
     Repeated,
@@ -77,7 +77,7 @@ class LaneEvidence:
             DataError: the record does not belong to these rounds, or there was no shared noise.
         """
         shares = schedule.noise
-        if not isinstance(shares, GridNoise) or not record.rounds.size:
+        if not isinstance(shares, IntegerNoise) or not record.rounds.size:
             raise DataError(
                 "the audit lanes saw no noisy sum",
                 advice="Lanes audit runs of privacy.mode=distributed that opened a round.",
@@ -119,7 +119,10 @@ class LaneEvidence:
         return (middle, high, low + spread, low + 2 * spread, low + 3 * spread)
 
     def epsilon_as_run(self, delta: float) -> float:
-        """Epsilon of the busiest host's rounds with the noise there was, seen by the server."""
+        """Epsilon of the busiest host's rounds with the noise there was, seen by the server.
+
+        Of Gaussian noise as wide as the noise was; what to expect of an audit, no guarantee.
+        """
         busiest = self.present[:, int(self.present.sum(axis=0).argmax())]
         noises, counts = np.unique(self.noise[busiest], return_counts=True)
         spends = [

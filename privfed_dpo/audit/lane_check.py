@@ -59,7 +59,7 @@ class LaneRun:
         everyone = {number: tuple(survivors) for number in range(1, _LANES.rounds + 1)}
         return cls(
             evidence=LaneEvidence.of_run(record, plan.schedule, everyone),
-            certified=plan.epsilons[Adversary.SERVER].pld,
+            certified=plan.epsilons[Adversary.SERVER].certified,
             delta=plan.delta,
         )
 

@@ -55,7 +55,7 @@ class Claim:
     delta: float
 
     def epsilon(self, adversary: Adversary, adjacency: Adjacency = Adjacency.ZERO_OUT) -> float:
-        """Return the certified epsilon, by PLD, with the slack of the discrete mechanism.
+        """Return the certified epsilon, with the slack of the discrete mechanism.
 
         Under replace-one adjacency the adversary is taken to know who took part in each round.
         Infinite without noise, and where no accountant prices the mechanism under replace-one
@@ -63,7 +63,8 @@ class Claim:
         """
         schedule = self.schedule
         if adjacency is Adjacency.ZERO_OUT:
-            return schedule.spent(adversary, self.delta, self.participations, self.rounds).pld
+            spent = schedule.spent(adversary, self.delta, self.participations, self.rounds)
+            return spent.certified
         one = schedule.round_events(adversary)
         spends = [Repeated(one.event, one.count * self.participations)]
         try:

@@ -19,7 +19,7 @@ from privfed_dpo.engine.contribution import Contributor, Reals, Steps
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.mechanism.clip import PairClipper
 from privfed_dpo.mechanism.keystream import Entropy, Keystream, StreamIssuer
-from privfed_dpo.mechanism.noise import DiscreteGaussian
+from privfed_dpo.mechanism.noise import DiscreteGaussian, NoiseSampler
 from privfed_dpo.mechanism.sampler import PoissonSampler
 
 
@@ -43,7 +43,7 @@ def _only_client_0(kind: type[RunPlan], first: type[RunPlan] = RunPlan) -> PlanC
 
 
 class _NoNoise(RunPlan):
-    def share_noise(self) -> DiscreteGaussian | None:
+    def share_noise(self) -> NoiseSampler | None:
         return None
 
 
@@ -53,7 +53,7 @@ class _ScaledNoise(RunPlan):
     def _factor(self) -> float:
         return 1.0
 
-    def share_noise(self) -> DiscreteGaussian | None:
+    def share_noise(self) -> NoiseSampler | None:
         noise = super().share_noise()
         return DiscreteGaussian(noise.stddev_steps * self._factor()) if noise else None
 

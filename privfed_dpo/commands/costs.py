@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 
 from accounting import (
+    Accounting,
     Adversary,
     Budget,
     EpsilonPair,
-    GridNoise,
+    IntegerNoise,
     Mode,
     NoiseShares,
     RecordCopies,
@@ -25,7 +26,7 @@ from accounting import (
     calibrate_noise_multiplier,
     unconditional_epsilon,
 )
-from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
+from privfed_dpo.engine.integer_noise import NoiseKind, integer_noise
 from privfed_dpo.observe.plan_table import epsilon_table
 
 _EPOCH_DECIMALS = 9  # steps * rate is a whole number up to rounding, or it is not
@@ -80,6 +81,11 @@ SensitivitySteps = Annotated[
         "integer noise itself) that does without continuous noise"
     ),
 ]
+Noise = Annotated[NoiseKind, typer.Option(help="with --sensitivity-steps: law of the noise")]
+Certifying = Annotated[
+    Accounting,
+    typer.Option(help="what certifies; rdp needs --sensitivity-steps, and skellam needs rdp"),
+]
 Dimension = Annotated[int, typer.Option(help="with --sensitivity-steps: trained parameters")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
@@ -102,6 +108,8 @@ def epsilon(  # noqa: PLR0917 - options of a command
     record_copies: Copies = 1,
     sensitivity_steps: SensitivitySteps = None,
     dimension: Dimension = 1,
+    noise: Noise = NoiseKind.DISCRETE_GAUSSIAN,
+    accounting: Certifying = Accounting.REDUCTION,
     as_json: AsJson = False,
 ) -> None:
     """Price a mechanism: epsilon for every adversary, by two accountants."""
@@ -110,13 +118,16 @@ def epsilon(  # noqa: PLR0917 - options of a command
     secret = _secret_cohort(mode, cohort, clients, rounds or steps)
     schedule = _schedule(releases, secret, noise_multiplier, cohort, dropout_tolerance, colluders)
     more: dict[str, object] = {}
-    if sensitivity_steps is not None:
-        schedule = _on_grid(schedule, sensitivity_steps, dimension)
+    schedule = _on_grid(schedule, _Grid.of(sensitivity_steps, dimension, noise, accounting))
+    reduced = sensitivity_steps is not None and accounting is Accounting.REDUCTION
+    if reduced and not schedule.copies_share_sums:
         more["unconditional_rdp"] = {
             str(adversary): _finite(unconditional_epsilon(schedule, adversary, delta))
             for adversary in Adversary
         }
-    _print(_priced(schedule, delta), delta, more, as_json=as_json)
+    _print(
+        _priced(schedule, delta), delta, {"accounting": str(accounting), **more}, as_json=as_json
+    )
 
 
 def calibrate(  # noqa: PLR0917 - options of a command
@@ -133,6 +144,10 @@ def calibrate(  # noqa: PLR0917 - options of a command
     clients: Clients = None,
     rounds: Rounds = None,
     record_copies: Copies = 1,
+    sensitivity_steps: SensitivitySteps = None,
+    dimension: Dimension = 1,
+    noise: Noise = NoiseKind.DISCRETE_GAUSSIAN,
+    accounting: Certifying = Accounting.REDUCTION,
     as_json: AsJson = False,
 ) -> None:
     """Find the least noise that meets a target, with the certificate that it is the least."""
@@ -140,15 +155,21 @@ def calibrate(  # noqa: PLR0917 - options of a command
     releases = _releases(mode, sample_rate, steps, local_steps, batches, copies)
     secret = _secret_cohort(mode, cohort, clients, rounds or steps)
 
-    def schedule_at(noise_multiplier: float) -> ReleaseSchedule:
-        return _schedule(releases, secret, noise_multiplier, cohort, dropout_tolerance, colluders)
+    grid = _Grid.of(sensitivity_steps, dimension, noise, accounting)
 
-    headline = schedule_at(1.0).headline
+    def schedule_at(multiplier: float) -> ReleaseSchedule:
+        plain = _schedule(releases, secret, multiplier, cohort, dropout_tolerance, colluders)
+        return _on_grid(plain, grid)
+
+    first = schedule_at(1.0)
     certificate = calibrate_noise_multiplier(
-        lambda noise: schedule_at(noise).view(headline), Budget(target_epsilon, delta)
+        lambda multiplier: schedule_at(multiplier).view(first.headline),
+        Budget(target_epsilon - first.slack.epsilon, delta / first.slack.delta_factor),
+        accounting=accounting,
     )
     priced = _priced(schedule_at(certificate.noise_multiplier), delta)
-    _print(priced, delta, {"certificate": asdict(certificate)}, as_json=as_json)
+    more = {"accounting": str(accounting), "certificate": asdict(certificate)}
+    _print(priced, delta, more, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,28 +244,55 @@ def _schedule(  # noqa: PLR0917 - one number of the mechanism each
     )
 
 
-def _on_grid(
-    schedule: ReleaseSchedule, sensitivity_steps: float, dimension: int
-) -> ReleaseSchedule:
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The integers that a run would compute on."""
+
+    sensitivity_steps: float
+    dimension: int
+    noise: NoiseKind
+    accounting: Accounting
+
+    @classmethod
+    def of(
+        cls,
+        sensitivity_steps: float | None,
+        dimension: int,
+        noise: NoiseKind,
+        accounting: Accounting,
+    ) -> _Grid | None:
+        """Return the grid that the options describe; None if they describe none."""
+        if sensitivity_steps is not None:
+            return cls(sensitivity_steps, dimension, noise, accounting)
+        if accounting is Accounting.RDP or noise is NoiseKind.SKELLAM:
+            raise typer.BadParameter(
+                "--accounting rdp and --noise skellam price integers: give --sensitivity-steps"
+            )
+        return None
+
+
+def _on_grid(schedule: ReleaseSchedule, grid: _Grid | None) -> ReleaseSchedule:
     """Return the same schedule with the integer noise that a run would draw."""
     noise = schedule.noise
+    if grid is None:
+        return schedule
     if noise is None:
         raise typer.BadParameter("--sensitivity-steps needs noise: mode none adds none")
-    if isinstance(noise, GridNoise):
+    if isinstance(noise, IntegerNoise):
         return schedule
     shares = noise if isinstance(noise, NoiseShares) else NoiseShares(noise, 1, 0, 0)
     views = [schedule.view(adversary) for adversary in Adversary]
-    grid = GridNoise(
-        noise_multiplier=shares.noise_multiplier,
-        sensitivity_steps=sensitivity_steps,
-        cohort=shares.cohort,
-        dropout_tolerance=shares.dropout_tolerance,
-        colluders=shares.colluders,
-        dimension=dimension,
-        releases=max(spend.count for spends in views for spend in spends),
-        sampler_relative_error=SAMPLER_RELATIVE_ERROR,
+    on_integers = integer_noise(
+        grid.noise,
+        shares.noise_multiplier,
+        grid.sensitivity_steps,
+        shares.cohort,
+        shares.dropout_tolerance,
+        shares.colluders,
+        grid.dimension,
+        max(spend.count for spends in views for spend in spends),
     )
-    return replace(schedule, noise=grid)
+    return replace(schedule, noise=on_integers, accounting=grid.accounting)
 
 
 def _priced(schedule: ReleaseSchedule, delta: float) -> dict[Adversary, EpsilonPair]:
@@ -266,7 +314,8 @@ def _print(
         typer.echo(json.dumps({"epsilon": bounds, "delta": delta, **more}, indent=2))
         return
     console = Console()
-    console.print(epsilon_table({"epsilon": bounds, "delta": delta}))
+    facts = {"epsilon": bounds, "delta": delta, "accounting": more["accounting"]}
+    console.print(epsilon_table(facts))
     unconditional = more.get("unconditional_rdp")
     if isinstance(unconditional, Mapping):
         against = ", ".join(f"{name} {bound:.6g}" for name, bound in unconditional.items())

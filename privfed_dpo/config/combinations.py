@@ -23,6 +23,16 @@ def _privacy(config: Config) -> list[str]:
     problems = _user(config)
     if privacy.mode == "none":
         return problems
+    if privacy.noise == "skellam" and privacy.accounting == "reduction":
+        problems.append(
+            "privacy.noise=skellam needs privacy.accounting=rdp: the reduction to a continuous "
+            "Gaussian is proved for discrete Gaussian noise only"
+        )
+    if privacy.accounting == "rdp" and privacy.mode == "distributed" and privacy.record_copies > 1:
+        problems.append(
+            "privacy.accounting=rdp prices single records in privacy.mode=distributed; take "
+            "privacy.record_copies=1, or privacy.accounting=reduction"
+        )
     if privacy.target_epsilon is None and privacy.noise_multiplier is None:
         problems.append(
             f"privacy.mode={privacy.mode} needs privacy.target_epsilon (the noise is then "

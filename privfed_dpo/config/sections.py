@@ -131,6 +131,17 @@ class PrivacyConfig(Section):
         description="noise standard deviation on the sum over max_grad_norm (user mode: over "
         "max_update_norm); null calibrates it to target_epsilon",
     )
+    noise: Literal["discrete_gaussian", "skellam"] = Field(
+        "discrete_gaussian",
+        description="law of a client's integer noise; sums of Skellam shares are Skellam exactly, "
+        "and take accounting=rdp",
+    )
+    accounting: Literal["reduction", "rdp"] = Field(
+        "reduction",
+        description="what certifies epsilon: PLD, by a reduction of the integer noise to a "
+        "continuous Gaussian that is proved in docs/; or published Renyi bounds of the integer "
+        "noise itself, about 10 % looser",
+    )
     max_grad_norm: PositiveFloat | None = Field(
         0.1,
         description="clip bound on the gradient of one pair (L2); null only without privacy, or in "

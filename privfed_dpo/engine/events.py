@@ -17,7 +17,7 @@ class MetricsRow:
     Attributes:
         round: 0 is the evaluation before training; training rounds count from 1.
         status: "start", "released" or "aborted".
-        epsilon: certified epsilon spent so far, by PLD at the guaranteed noise.
+        epsilon: certified epsilon spent so far, at the guaranteed noise.
         epsilon_rdp: the same by Rényi accounting, a second opinion.
         epsilon_realised: what the actual survivors gave, by the Rényi filter.
         loss: mean DPO loss on the held-out pairs.

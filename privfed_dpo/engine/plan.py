@@ -17,13 +17,14 @@ from accounting import (
     Adversary,
     Budget,
     EpsilonPair,
-    GridNoise,
+    IntegerNoise,
     Mode,
     ReleaseSchedule,
     encode_schedule,
     shortfall_probability,
 )
 from privfed_dpo.engine.gossip_plan import GossipPlan
+from privfed_dpo.engine.integer_noise import noise_kind, noise_sampler
 from privfed_dpo.engine.sizing import (
     OWN_NOISE_SENSITIVITY_STEPS,
     UPDATE_LIMIT,
@@ -33,15 +34,12 @@ from privfed_dpo.engine.sizing import (
 from privfed_dpo.engine.summing import GradientSums
 from privfed_dpo.mechanism.clip import PairClipper
 from privfed_dpo.mechanism.grid import Grid
-from privfed_dpo.mechanism.noise import DiscreteGaussian
+from privfed_dpo.mechanism.noise import NoiseSampler
 from privfed_dpo.mechanism.sampler import PoissonSampler
 from secure_agg import ProtocolParams
 from secure_agg.bounds import NeighbourhoodPlan
 
-ENVELOPE_BYTES = 50
-PROTOCOL_BYTES = 700
-PEER_BYTES = 140
-GOSSIP_BYTES = 400
+ENVELOPE_BYTES, PROTOCOL_BYTES, PEER_BYTES, GOSSIP_BYTES = 50, 700, 140, 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +148,10 @@ class RunPlan:
         return near.degree if near else self.cohort - 1
 
     @property
-    def noise(self) -> GridNoise | None:
+    def noise(self) -> IntegerNoise | None:
         """The integer noise, or None without privacy."""
         noise = self.schedule.noise
-        return noise if isinstance(noise, GridNoise) else None
+        return noise if isinstance(noise, IntegerNoise) else None
 
     @property
     def expected_batch_pairs(self) -> float:
@@ -228,9 +226,9 @@ class RunPlan:
             raise ValueError("this plan clips nothing, so its gradients are on no grid")
         return clipper.sensitivity_steps / clipper.max_grad_norm
 
-    def share_noise(self) -> DiscreteGaussian | None:
+    def share_noise(self) -> NoiseSampler | None:
         """What one client adds: its share, or in local mode the whole noise of a step."""
-        return DiscreteGaussian(self.noise.share_stddev_steps) if self.noise else None
+        return noise_sampler(self.noise) if self.noise else None
 
     def grid(self) -> Grid:
         """The grid of the secure sum."""
@@ -303,6 +301,8 @@ class RunPlan:
                 for adversary, pair in self.epsilons.items()
             },
             "label_epsilon": label.pure if label else None,
+            "accounting": self.schedule.accounting.value if noise else None,
+            "noise": noise_kind(noise).value if noise else None,
             "noise_multiplier": noise.noise_multiplier if noise else None,
             "share_noise_multiplier": noise.share_noise_multiplier if noise else None,
             "max_grad_norm": self.max_grad_norm,

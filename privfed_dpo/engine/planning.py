@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 
 from accounting import (
+    Accounting,
     AccountingError,
     Adversary,
     Budget,
     CalibrationFailed,
     EpsilonPair,
-    GridNoise,
+    IntegerNoise,
     Mode,
     RandomizedLabels,
     RecordCopies,
@@ -25,12 +26,12 @@ from accounting import (
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort import participation_bound
 from privfed_dpo.engine.gossip_planning import make_gossip_plan, size_gossip
+from privfed_dpo.engine.integer_noise import NoiseKind, fewest_steps, integer_noise
 from privfed_dpo.engine.objective import label_response, trained_loss
 from privfed_dpo.engine.plan import PublicFacts, RunPlan
 from privfed_dpo.engine.sizing import RingSizing, UserUpdates, size_gradient_sums, size_updates
 from privfed_dpo.engine.summing import choose_gradient_sums
 from privfed_dpo.errors import PlanRefused
-from privfed_dpo.mechanism.noise import SAMPLER_RELATIVE_ERROR
 from secure_agg import InvalidParams
 from secure_agg.bounds import NeighbourhoodPlan, plan_neighbourhood
 
@@ -63,6 +64,8 @@ class _Planner:
         self.clients = len(facts.client_names)
         self.cohort = config.federation.cohort or self.clients
         self.mode = Mode(config.privacy.mode)
+        self.noise_kind = NoiseKind(config.privacy.noise)
+        self.accounting = Accounting(config.privacy.accounting)
         self._check_cohort()
         self.graph = self._graph() if config.secure_agg.enabled else None
         self.secret = config.federation.cohort_sampling == "poisson"
@@ -162,7 +165,7 @@ class _Planner:
         """A run that ended when one client's budget is spent would tell who took part."""
         if not self.secret or budget is None:
             return
-        if epsilons[Adversary.COALITION].pld > budget.epsilon:
+        if epsilons[Adversary.COALITION].certified > budget.epsilon:
             raise PlanRefused(
                 f"{self.participations} rounds of one client cost more than epsilon "
                 f"{budget.epsilon:g}, and secret cohorts may not end a run early",
@@ -205,10 +208,9 @@ class _Planner:
     def _graph(self) -> NeighbourhoodPlan:
         privacy = self.config.privacy
         if self.config.federation.cohort_sampling == "poisson":
-            quorum = self.cohort - privacy.dropout_tolerance
             lost, helpers = privacy.dropout_tolerance, privacy.colluders
             certain = (-math.inf, -math.inf, -math.inf)
-            return NeighbourhoodPlan(None, quorum, self.cohort, lost, helpers, *certain)
+            return NeighbourhoodPlan(None, self.cohort - lost, self.cohort, lost, helpers, *certain)
         try:
             return plan_neighbourhood(
                 clients=self.cohort,
@@ -235,7 +237,7 @@ class _Planner:
             return self._release(None), ring, None
         if privacy.noise_multiplier is not None:
             schedule, ring = self._with_noise(privacy.noise_multiplier)
-            spent = schedule.epsilon(schedule.headline, self.delta).pld
+            spent = schedule.epsilon(schedule.headline, self.delta).certified
             target = privacy.target_epsilon or spent
             return schedule, ring, Budget(target, self.delta)
         budget = Budget(privacy.target_epsilon or math.inf, self.delta)
@@ -247,9 +249,11 @@ class _Planner:
                 advice="Raise privacy.target_epsilon.",
             )
         model_budget = Budget(budget.epsilon - slack.epsilon, self.delta / slack.delta_factor)
-        noise = calibrate_noise_multiplier(self._events_at(), model_budget).noise_multiplier
+        noise = calibrate_noise_multiplier(
+            self._events_at(), model_budget, accounting=self.accounting
+        ).noise_multiplier
         schedule, ring = self._with_noise(noise)
-        while schedule.epsilon(schedule.headline, self.delta).pld > budget.epsilon:
+        while schedule.epsilon(schedule.headline, self.delta).certified > budget.epsilon:
             noise *= 1.0 + _NUDGE
             schedule, ring = self._with_noise(noise)
         return schedule, ring, budget
@@ -266,7 +270,8 @@ class _Planner:
     def _with_noise(self, noise_multiplier: float) -> tuple[ReleaseSchedule, RingSizing]:
         ring = self._ring(noise_multiplier)
         shared = self.mode in {Mode.DISTRIBUTED, Mode.USER}
-        noise = GridNoise(
+        noise = integer_noise(
+            self.noise_kind,
             noise_multiplier=noise_multiplier,
             sensitivity_steps=float(ring.clipper_steps or 0),
             cohort=self.cohort if shared else 1,
@@ -274,7 +279,6 @@ class _Planner:
             colluders=self.config.privacy.colluders if shared else 0,
             dimension=self.facts.dimension + self.config.evaluation.audit_lanes,
             releases=self._releases(),
-            sampler_relative_error=SAMPLER_RELATIVE_ERROR,
         )
         return self._release(noise), ring
 
@@ -294,7 +298,7 @@ class _Planner:
             return self.participations
         return self.copies.rounds_of(self.participations, self.copies.rounds)
 
-    def _release(self, noise: GridNoise | None) -> ReleaseSchedule:
+    def _release(self, noise: IntegerNoise | None) -> ReleaseSchedule:
         return ReleaseSchedule(
             mode=self.mode,
             sample_rate=1.0 if self.mode is Mode.USER else self.config.privacy.sample_rate,
@@ -304,6 +308,7 @@ class _Planner:
             secret_cohort=self._secret_cohort(),
             copies=self.copies,
             labels=self._labels(),
+            accounting=Accounting.REDUCTION if noise is None else self.accounting,
         )
 
     def _labels(self) -> RandomizedLabels | None:
@@ -326,6 +331,7 @@ class _Planner:
             total_noise_multiplier=noise_multiplier * math.sqrt(members / max(1, honest)),
             dimension=self.facts.dimension,
             bits=bits,
+            fewest_steps=fewest_steps(self.noise_kind, noise_multiplier, max(1, honest)),
         )
 
     def _objective(self) -> Mapping[str, object]:

@@ -58,6 +58,7 @@ def size_gradient_sums(
     total_noise_multiplier: float,
     dimension: int,
     bits: int | None,
+    fewest_steps: float = 1.0,
 ) -> RingSizing:
     """Choose the finest grid for sums of clipped pair gradients.
 
@@ -72,11 +73,12 @@ def size_gradient_sums(
         dimension: coordinates; a grid with fewer than 32 steps per average coordinate of a clipped
             pair is thought too coarse for 32 bits.
         bits: 32, 64, or None for the smallest that is fine enough.
+        fewest_steps: steps per clip norm that the noise needs.
 
     Raises:
         PlanRefused: no grid fits the ring.
     """
-    wanted = _SMALLEST_STEPS_PER_COORDINATE * math.sqrt(dimension)
+    wanted = max(fewest_steps, _SMALLEST_STEPS_PER_COORDINATE * math.sqrt(dimension))
     candidates = RING_BITS if bits is None else (bits,)
     for ring_bits in candidates:
         steps = MAX_SENSITIVITY_STEPS

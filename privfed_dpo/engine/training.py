@@ -64,7 +64,7 @@ def spent_so_far(ledger: Ledger) -> dict[str, Any]:
         return {"epsilon": None, "epsilon_rdp": None, "epsilon_realised": None}
     spent = ledger.epsilon()
     return {
-        "epsilon": spent.pld,
+        "epsilon": spent.certified,
         "epsilon_rdp": spent.rdp,
         "epsilon_realised": ledger.realised_epsilon(),
     }

@@ -35,8 +35,8 @@ class EpsilonBound:
 
     Attributes:
         adversary: who, in words.
-        pld: certified bound.
-        rdp: cross-check by Rényi accounting.
+        pld: bound by privacy-loss distributions, of the continuous model.
+        rdp: bound by Rényi accounting.
     """
 
     adversary: str
@@ -79,11 +79,29 @@ def epsilon_bounds(
         bounds.append(
             EpsilonBound(
                 adversary=words.get(name, name),
-                pld=format_epsilon(pair.get("pld")),
+                pld=_pld(pair),
                 rdp=format_epsilon(pair.get("rdp")),
             )
         )
     return tuple(bounds)
+
+
+def _pld(pair: Mapping[str, Any]) -> str:
+    """The PLD figure; a dash where only the other one bounds this mechanism."""
+    if pair.get("pld") is None and pair.get("rdp") is not None:
+        return UNKNOWN
+    return format_epsilon(pair.get("pld"))
+
+
+def bound_titles(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what the two bounds of `epsilon_bounds` are, by what certifies.
+
+    Args:
+        facts: a plan or a summary.
+    """
+    if facts.get("accounting") == "rdp":
+        return "PLD, by reduction", "RDP, certified"
+    return "PLD, certified", "RDP, cross-check"
 
 
 def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
@@ -120,6 +138,8 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("target epsilon", _target(plan)),
                 ("delta", _delta(plan)),
                 ("epsilon of one label, pure", _label(plan)),
+                ("accounting", _plain(plan, "accounting")),
+                ("law of the noise", _plain(plan, "noise").replace("_", " ")),
                 ("noise multiplier of the sum", _number(plan, "noise_multiplier")),
                 ("noise multiplier of one share", _number(plan, "share_noise_multiplier")),
                 ("norm bound of a pair's gradient", _number(plan, "max_grad_norm")),

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from privfed_dpo.observe.plan_facts import epsilon_bounds, plan_sections
+from privfed_dpo.observe.plan_facts import bound_titles, epsilon_bounds, plan_sections
 
 
 def render_plan(plan: Mapping[str, Any]) -> RenderableType:
@@ -40,8 +40,8 @@ def epsilon_table(facts: Mapping[str, Any]) -> Table:
     title = "Epsilon of the whole run" + ("" if delta is None else f" at delta = {delta:.3g}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("against")
-    table.add_column("PLD, certified", justify="right")
-    table.add_column("RDP", justify="right")
+    for heading in bound_titles(facts):
+        table.add_column(heading, justify="right")
     plan = facts.get("plan") or facts
     on_a_graph = bool(plan.get("gossip"))
     for bound in epsilon_bounds(facts.get("epsilon"), on_a_graph=on_a_graph):

@@ -54,8 +54,9 @@ def run_summary(
             adversary.value: {"pld": _finite(pair.pld), "rdp": _finite(pair.rdp)}
             for adversary, pair in epsilons.items()
         },
+        "accounting": plan_facts["accounting"],
         "delta": plan.delta,
-        "label": _label(plan, epsilons[plan.schedule.headline].pld),
+        "label": _label(plan, epsilons[plan.schedule.headline].certified),
         "initial": asdict(measured[0]) if measured else None,
         "final": asdict(_latest(measured, rows)) if rows else None,
         "rounds_done": sum(row.status == "released" for row in trained),

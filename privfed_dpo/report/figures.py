@@ -115,13 +115,13 @@ def _epsilon(table: _Table, plan: Mapping[str, Any]) -> ReportFigure | None:
     target = plan.get("target_epsilon")
     return _figure(
         "Privacy spent",
-        "Epsilon spent up to each round, aborted rounds included. Certified: by privacy loss "
-        "distributions, at the least noise the protocol allows. RDP: second opinion. "
+        "Epsilon spent up to each round, aborted rounds included. Certified: at the least noise "
+        "the protocol allows. RDP: by Rényi accounting. "
         "Realised: by a Rényi filter fed with the survivors there were; it is loose early on.",
         "epsilon",
         table,
         [
-            table.series("certified (PLD)", "epsilon"),
+            table.series("certified", "epsilon"),
             table.series("RDP", "epsilon_rdp"),
             table.series("realised", "epsilon_realised"),
         ],

@@ -12,7 +12,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from privfed_dpo.errors import DataError
-from privfed_dpo.observe.plan_facts import EpsilonBound, PlanSection, epsilon_bounds, plan_sections
+from privfed_dpo.observe.plan_facts import (
+    EpsilonBound,
+    PlanSection,
+    bound_titles,
+    epsilon_bounds,
+    plan_sections,
+)
 from privfed_dpo.observe.quantities import (
     UNKNOWN,
     format_bytes,
@@ -138,6 +144,7 @@ def render_page(run: RunFacts) -> str:
         statement=str(summary.get("statement") or "").splitlines(),
         delta=plan.get("delta"),
         bounds=_bounds(run, plan),
+        bound_titles=bound_titles(plan),
         figures=figures,
         protocol=_protocol(run, plan),
         dropped=_dropped(run.rows),
@@ -201,7 +208,8 @@ def _headline_epsilon(run: RunFacts, plan: Mapping[str, Any], last: Mapping[str,
     spent = run.summary.get("epsilon") or {}
     for adversary in _HEADLINE:
         if adversary in spent:
-            return format_epsilon((spent[adversary] or {}).get("pld"))
+            certified = "rdp" if plan.get("accounting") == "rdp" else "pld"
+            return format_epsilon((spent[adversary] or {}).get(certified))
     epsilon = last.get("epsilon")
     return UNKNOWN if epsilon is None else format_epsilon(epsilon)
 

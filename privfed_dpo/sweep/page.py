@@ -92,7 +92,7 @@ def _tiles(results: SweepResults) -> list[tuple[str, str]]:
         ),
         (
             "epsilon of choosing it",
-            format_epsilon(price.views[0].all_runs.pld) if price else UNKNOWN,
+            format_epsilon(price.views[0].all_runs.certified) if price else UNKNOWN,
         ),
         ("training time, all runs", format_seconds(sum(s for s in seconds if s is not None))),
     ]

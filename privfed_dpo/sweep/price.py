@@ -70,7 +70,7 @@ class SelectionPrice:
     @property
     def sentence(self) -> str:
         """Which figure holds for what the user is about to publish."""
-        coalition, outside = (view.all_runs.pld for view in self.views)
+        coalition, outside = (view.all_runs.certified for view in self.views)
         if self.private_runs == 1:
             return (
                 f"Only one private run was made, so nothing was selected: its own epsilon "
@@ -210,7 +210,7 @@ def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> Sel
 def own_epsilon(record: RunRecord, adversary: Adversary) -> float | None:
     """Certified epsilon of a run by itself; None where there is no bound."""
     pair = ((record.result or {}).get("epsilon") or {}).get(adversary.value) or {}
-    value = pair.get("pld")
+    value = pair.get("rdp" if record.plan.get("accounting") == "rdp" else "pld")
     return None if value is None else float(value)
 
 
@@ -246,7 +246,7 @@ def price_rows(price: SelectionPrice) -> list[tuple[str, str, str, str]]:
         (
             names[view.adversary],
             format_epsilon(view.own),
-            format_epsilon(view.all_runs.pld),
+            format_epsilon(view.all_runs.certified),
             "does not apply" if view.selected is None else format_epsilon(view.selected),
         )
         for view in price.views

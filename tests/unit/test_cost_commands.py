@@ -148,3 +148,31 @@ def test_copies_are_refused_where_everything_of_a_client_is_one_record():
     result = CliRunner().invoke(app, [*arguments, "--record-copies", "2"])
     assert result.exit_code == 2
     assert "copies" in result.output
+
+
+def test_a_grid_may_be_certified_by_its_renyi_bound():
+    beside = json.loads(run(*GRID, "--json"))["unconditional_rdp"]["coalition"]
+    by_rdp = json.loads(run(*GRID, "--accounting", "rdp", "--json"))
+    assert by_rdp["accounting"] == "rdp"
+    assert by_rdp["epsilon"]["coalition"]["rdp"] == beside
+    assert by_rdp["epsilon"]["coalition"]["pld"] == pytest.approx(4.7659, rel=1e-3)
+    skellam = json.loads(run(*GRID, "--accounting", "rdp", "--noise", "skellam", "--json"))
+    assert skellam["epsilon"]["coalition"]["rdp"] == pytest.approx(beside, rel=1e-4)
+    assert skellam["epsilon"]["coalition"]["pld"] is None
+    assert "RDP, certified" in run(*GRID, "--accounting", "rdp")
+
+
+def test_calibration_to_the_renyi_bound_of_skellam_noise():
+    found = json.loads(
+        run("calibrate", "--target-epsilon", "3", "--json", "--accounting", "rdp", "--noise",
+            "skellam", *(word for word in GRID[3:]))
+    )  # fmt: skip
+    assert found["certificate"]["noise_multiplier"] == pytest.approx(1.3759, rel=2e-3)
+    assert 2.98 < found["epsilon"]["coalition"]["rdp"] <= 3.0
+
+
+@pytest.mark.parametrize("more", [("--accounting", "rdp"), ("--noise", "skellam")])
+def test_integer_noise_without_a_grid_is_refused(more):
+    result = CliRunner().invoke(app, [*GRID[:-4], *more])
+    assert result.exit_code == 2
+    assert "--sensitivity-steps" in result.output

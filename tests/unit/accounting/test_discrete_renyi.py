@@ -15,13 +15,12 @@ from accounting import (
     ReleaseSchedule,
     UnsupportedMechanism,
 )
-from accounting.discrete_rdp import (
-    best_order_epsilon,
+from accounting.discrete_rdp import best_order_epsilon, unconditional_epsilon
+from accounting.integer_divergences import (
     sampled_generic,
     sampled_symmetric,
     shares_divergence,
     skellam_divergence,
-    unconditional_epsilon,
 )
 
 DELTA = 1e-5
@@ -102,7 +101,9 @@ def test_sampled_sums_of_shares_in_both_directions(rate, order):
     moved = np.roll(base, steps)
     mixed = (1 - rate) * base + rate * moved
     inner = slice(steps, -steps)
-    (bound,) = sampled_symmetric(shares_divergence(noise, clients), rate, (order,))
+    (bound,) = sampled_symmetric(
+        shares_divergence(noise.share_stddev_steps, clients, steps, 1), rate, (order,)
+    )
     remove = renyi(mixed[inner], base[inner], order)
     add = renyi(base[inner], mixed[inner], order)
     assert remove == pytest.approx(float(bound), rel=1e-5)
@@ -116,7 +117,7 @@ def test_tau_is_booked_when_shares_are_narrow():
     noise = GridNoise(1.25, 4.0, 2, 0, 0, 1, 1)
     orders = np.array([2.0, 16.0])
     plain = orders / 2 * (4.0 / noise.sum_stddev_steps(2)) ** 2
-    found = shares_divergence(noise, 2)(orders)
+    found = shares_divergence(noise.share_stddev_steps, 2, 4.0, 1)(orders)
     assert np.all(found >= plain)
     assert found == pytest.approx(plain, rel=1e-12)
 

@@ -153,3 +153,30 @@ def test_a_small_cohort_keeps_the_complete_graph():
     plan = plan_of()
     assert plan.neighbours == 19
     assert plan.protocol_params(b"r" * 16, {n: bytes([n]) * 32 for n in range(20)}).degree is None
+
+
+def test_skellam_takes_a_finer_ring_where_its_shares_would_be_too_narrow():
+    """13 honest shares of 2^11 steps: 568 grid steps each, and Skellam needs 724."""
+    many = {"pairs": 40_000}
+    coarse = plan_of("privacy.accounting=rdp", **many)
+    assert (coarse.ring.bits, coarse.ring.clipper_steps) == (32, 2**11)
+    skellam = ("privacy.noise=skellam", "privacy.accounting=rdp")
+    fine = plan_of(*skellam, **many)
+    assert (fine.ring.bits, fine.ring.clipper_steps) == (64, 2**30)
+    assert fine.noise.share_stddev_steps > 724
+    with pytest.raises(PlanRefused, match="at least 724 grid steps"):
+        plan_of(*skellam, "secure_agg.modulus_bits=32", **many)
+
+
+def test_noise_is_calibrated_to_what_certifies():
+    targets = ("privacy.noise_multiplier=null", "privacy.target_epsilon=5")
+    reduced = plan_of(*targets)
+    by_rdp = plan_of(*targets, "privacy.accounting=rdp")
+    skellam = plan_of(*targets, "privacy.accounting=rdp", "privacy.noise=skellam")
+    for plan in (reduced, by_rdp, skellam):
+        assert 4.97 < plan.epsilons[Adversary.COALITION].certified <= 5
+    assert reduced.noise.noise_multiplier < 0.95 * by_rdp.noise.noise_multiplier
+    assert skellam.noise.noise_multiplier == pytest.approx(by_rdp.noise.noise_multiplier, rel=2e-3)
+    assert by_rdp.epsilons[Adversary.COALITION].pld < 4.7
+    assert skellam.epsilons[Adversary.COALITION].pld == math.inf
+    assert skellam.describe()["epsilon"]["coalition"]["pld"] is None
