@@ -319,7 +319,7 @@ def test_the_statement_names_the_noise_and_what_certifies():
 
 
 def test_runs_together_are_held_to_the_renyi_bound_if_one_is():
-    both = [RunSpend(BY_SKELLAM, 200), RunSpend(BY_REDUCTION, 200)]
+    both = [RunSpend(BY_SKELLAM, 200, 200), RunSpend(BY_REDUCTION, 200, 200)]
     together = all_runs_epsilon(both, Adversary.COALITION, DELTA)
     assert together.pld == math.inf
     alone = BY_SKELLAM.epsilon(Adversary.COALITION, DELTA).certified
