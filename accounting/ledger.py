@@ -28,14 +28,11 @@ from accounting.ledger_format import (
     line_hash,
     signed_message,
 )
-from accounting.ledger_state import LedgerState, body_matches, spend_body
+from accounting.ledger_state import LedgerState, spend_body
 from accounting.receipts import Receipt, encode_receipts
 
 Signer = Callable[[bytes], bytes]
 Fsync = Callable[[int], None]
-_SPEND = {"round": int, "cohort": list, "release": dict}
-_OUTCOME = {"round": int, "status": str, "survivors": list, "receipts": dict}
-_CLOSE = {"status": str, "facts": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +208,7 @@ class Ledger:
         self._state.check_outcome(round, status, survivors)
         body = {"round": round, "status": status, "survivors": sorted(survivors)}
         self._append("outcome", {**body, "receipts": encode_receipts(receipts or {})})
-        self._state.outcome(status, survivors)
+        self._state.outcome(status, survivors, receipts or {})
 
     def close(self, status: str, facts: Mapping[str, JSON]) -> str:
         """End the ledger, with facts such as the hash of the adapter; return its head.
@@ -275,6 +272,11 @@ class Ledger:
         return dict(self._state.participations)
 
     @property
+    def receipt_counts(self) -> Mapping[str, int]:
+        """Client -> rounds it counted in its latest booked receipt."""
+        return dict(self._state.receipt_counts)
+
+    @property
     def status(self) -> str | None:
         """Status given to `close`; None while the ledger is open."""
         return self._state.status
@@ -322,24 +324,9 @@ class Ledger:
 def _replay(state: LedgerState, line: LedgerLine) -> None:
     """Apply one line that was read from a file, with the checks of a writer."""
     try:
-        _apply(state, line.kind, line.body)
-    except (LedgerMisuse, TypeError) as error:
+        state.replay(line)
+    except (LedgerMisuse, TypeError, ValueError) as error:
         raise LedgerCorrupted(line.index, str(error)) from error
-
-
-def _apply(state: LedgerState, kind: str, body: Mapping[str, Any]) -> None:
-    if kind == "spend" and body_matches(body, _SPEND):
-        if body != spend_body(state.header, body["round"], body["cohort"]):
-            raise LedgerMisuse("the booked release is not the one of the plan")
-        state.check_spend(body["round"], body["cohort"])
-        state.spend(body["round"], body["cohort"])
-    elif kind == "outcome" and body_matches(body, _OUTCOME):
-        state.check_outcome(body["round"], body["status"], body["survivors"])
-        state.outcome(body["status"], body["survivors"])
-    elif kind == "close" and body_matches(body, _CLOSE):
-        state.close(body["status"])
-    else:
-        raise LedgerMisuse(f"unknown kind {kind!r}, or fields of the wrong type")
 
 
 def _sync_folder(folder: Path, fsync: Fsync) -> None:

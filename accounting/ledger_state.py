@@ -11,8 +11,13 @@ from accounting.accountants import NOTHING_SPENT, UNBOUNDED, EpsilonCurve, Epsil
 from accounting.adversaries import Adversary
 from accounting.errors import LedgerMisuse
 from accounting.events import Repeated, encode_event
-from accounting.ledger_format import OUTCOME_STATUSES, LedgerHeader
+from accounting.ledger_format import OUTCOME_STATUSES, LedgerHeader, LedgerLine
 from accounting.rdp import committed_order, epsilon_at_order, renyi_divergences
+from accounting.receipts import Receipt, decode_receipts
+
+SPEND_FIELDS = {"round": int, "cohort": list, "release": dict}
+OUTCOME_FIELDS = {"round": int, "status": str, "survivors": list, "receipts": dict}
+CLOSE_FIELDS = {"status": str, "facts": dict}
 
 
 @dataclass(slots=True)
@@ -26,6 +31,7 @@ class LedgerState:
         last_round: round of the latest spend, None before the first.
         pending: cohort of the latest spend while it has no outcome.
         released_rounds: number of rounds whose sum was opened.
+        receipt_counts: client -> rounds it counted in its latest receipt.
         status: text of the close line; None while open.
     """
 
@@ -35,6 +41,7 @@ class LedgerState:
     last_round: int | None = None
     pending: tuple[str, ...] | None = None
     released_rounds: int = 0
+    receipt_counts: dict[str, int] = field(default_factory=dict)
     status: str | None = None
     _curve: EpsilonCurve | None = None
     _order: float = 2.0
@@ -48,6 +55,26 @@ class LedgerState:
             self._curve = schedule.curve(schedule.headline, budget.delta)
             model_delta = budget.delta / schedule.slack.delta_factor
             self._order = committed_order(schedule.view(schedule.headline), model_delta)
+
+    def replay(self, line: LedgerLine) -> None:
+        """Apply one line that was read from a file, with the checks of a writer.
+
+        Raises:
+            LedgerMisuse, TypeError, ValueError: no honest writer could have written it.
+        """
+        body = line.body
+        if line.kind == "spend" and body_matches(body, SPEND_FIELDS):
+            if body != spend_body(self.header, body["round"], body["cohort"]):
+                raise LedgerMisuse("the booked release is not the one of the plan")
+            self.check_spend(body["round"], body["cohort"])
+            self.spend(body["round"], body["cohort"])
+        elif line.kind == "outcome" and body_matches(body, OUTCOME_FIELDS):
+            self.check_outcome(body["round"], body["status"], body["survivors"])
+            self.outcome(body["status"], body["survivors"], decode_receipts(body["receipts"]))
+        elif line.kind == "close" and body_matches(body, CLOSE_FIELDS):
+            self.close(body["status"])
+        else:
+            raise LedgerMisuse(f"unknown kind {line.kind!r}, or fields of the wrong type")
 
     def check_spend(self, round_: int, cohort: Sequence[str]) -> None:
         """Refuse a spend that has no place here, whatever it costs.
@@ -111,10 +138,14 @@ class LedgerState:
         self.last_round = round_
         self.pending = tuple(cohort)
 
-    def outcome(self, status: str, survivors: Sequence[str]) -> None:
+    def outcome(
+        self, status: str, survivors: Sequence[str], receipts: Mapping[str, Receipt]
+    ) -> None:
         """Replace the guaranteed noise of the latest round by what really happened."""
         released = status == "released"
         self.released_rounds += released
+        for client, receipt in receipts.items():
+            self.receipt_counts[client] = receipt.participation
         self._settle(len(survivors) if released else None)
 
     def close(self, status: str) -> None:

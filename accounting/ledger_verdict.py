@@ -25,15 +25,18 @@ from accounting.ledger_format import (
     decode_lines,
     signed_message,
 )
-from accounting.ledger_state import body_matches, encode_release
+from accounting.ledger_state import (
+    CLOSE_FIELDS,
+    OUTCOME_FIELDS,
+    SPEND_FIELDS,
+    body_matches,
+    encode_release,
+)
 from accounting.rdp import RdpFilter
 from accounting.receipts import ReceiptCheck, ReceiptVerifier
 from accounting.secret_cohort import understated_failure
 
 Verifier = Callable[[bytes, bytes], bool]
-_SPEND = {"round": int, "cohort": list, "release": dict}
-_OUTCOME = {"round": int, "status": str, "survivors": list, "receipts": dict}
-_CLOSE = {"status": str, "facts": dict}
 _LIBRARY_TOLERANCE = 1e-3
 
 
@@ -181,11 +184,11 @@ class _Walk:
     def take(self, line: LedgerLine) -> None:
         if self.status is not None:
             self.problem(line.index, "it stands after the close of the ledger")
-        if line.kind == "spend" and body_matches(line.body, _SPEND):
+        if line.kind == "spend" and body_matches(line.body, SPEND_FIELDS):
             self._spend(line)
-        elif line.kind == "outcome" and body_matches(line.body, _OUTCOME):
+        elif line.kind == "outcome" and body_matches(line.body, OUTCOME_FIELDS):
             self._outcome(line)
-        elif line.kind == "close" and body_matches(line.body, _CLOSE):
+        elif line.kind == "close" and body_matches(line.body, CLOSE_FIELDS):
             self._settle(None)
             self.status, self.facts = line.body["status"], line.body["facts"]
         elif line.kind != "header":

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accounting.canonical import JSON, canonical_bytes
-from accounting.ledger_format import LedgerLine
 
 ReceiptVerifier = Callable[[str, bytes, bytes], bool]
 """(client, message, signature) -> whether the client enrolled under that name signed it."""
@@ -79,16 +78,6 @@ def decode_receipts(encoded: Mapping[str, Any]) -> dict[str, Receipt]:
             raise ValueError(f"the receipt of {client} has fields of the wrong type")
         receipts[client] = Receipt(count, bytes.fromhex(signature))
     return receipts
-
-
-def receipt_counts(lines: Iterable[LedgerLine]) -> dict[str, int]:
-    """Return how many rounds each client counted in its latest receipt, from a sound ledger."""
-    return {
-        client: receipt.participation
-        for line in lines
-        if line.kind == "outcome"
-        for client, receipt in decode_receipts(line.body["receipts"]).items()
-    }
 
 
 @dataclass(slots=True)

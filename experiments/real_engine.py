@@ -139,7 +139,6 @@ def engine_iterates(objective: Objective, plan: RunPlan, ledger: Path, entropy: 
         save=saved.append,
         observer=lambda _: None,
         clock=lambda: 0.0,
-        receipts_before={},
     )
     origin = ServerState.start(np.zeros(objective.dimension, dtype=np.float32))
     start = Checkpoint(0, origin, (), plan.plan_hash, "log-linear", 0.0)

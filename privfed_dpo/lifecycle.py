@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from accounting import Adjacency, Ledger, LedgerHeader, read_ledger
+from accounting import Adjacency, Ledger, LedgerHeader
 from accounting.canonical import JSON
-from accounting.receipts import receipt_counts
 from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins
 from privfed_dpo.config import Config, dump_config, load_config
@@ -299,7 +298,6 @@ class _Run:
             observer=self._tell,
             clock=time.monotonic,
             issuer=StreamIssuer(self.entropy) if self.assembly.plan.secret_cohorts else None,
-            receipts_before=receipt_counts(read_ledger(self.folder / LEDGER_FILE).lines),
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:

@@ -89,7 +89,6 @@ def _trained(
             save=saved.append,
             observer=_ignore,
             clock=lambda: 0.0,
-            receipts_before={},
         )
         start = Checkpoint(
             round=0,

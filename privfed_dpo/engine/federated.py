@@ -49,7 +49,6 @@ class FederatedTraining:
         save: called with a checkpoint after every round, before its row is announced.
         observer: told what happens.
         clock: seconds, monotonic.
-        receipts_before: rounds each client counted in its latest receipt, if the run goes on.
         issuer: secret randomness of the coordinator, where cohorts are secret.
     """
 
@@ -64,7 +63,6 @@ class FederatedTraining:
     save: Callable[[Checkpoint], None]
     observer: Observer
     clock: Callable[[], float]
-    receipts_before: Mapping[str, int]
     issuer: StreamIssuer | None = None
 
     def script(self, start: Checkpoint) -> TrainingScript:
@@ -74,7 +72,7 @@ class FederatedTraining:
         so is their budget.
         """
         checkpoint = start
-        book = ReceiptBook(self.plan, self.run_id, self.roster, self.receipts_before)
+        book = ReceiptBook(self.plan, self.run_id, self.roster, self.ledger.receipt_counts)
         aborted_in_a_row = 0
         first = max(start.round, self.ledger.last_round or 0) + 1
         for number in range(first, self.plan.rounds + 1):

@@ -138,7 +138,6 @@ def test_the_step_is_divided_by_a_public_number_and_not_by_the_batch(tmp_path):
         save=saved.append,
         observer=lambda event: None,
         clock=lambda: 0.0,
-        receipts_before={},
     )
     start = Checkpoint(0, ServerState.start(WEIGHTS), (), plan.plan_hash, "d", 0.0)
     drive(training.script(start), LoopbackCarrier({n: c.handle for n, c in clients.items()}))

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 
-from accounting.ledger_format import LedgerLine
+from accounting import Adjacency, Ledger, LedgerCorrupted, Mode, PrivacyUnit, ReleaseSchedule
+from accounting.ledger_format import LedgerHeader
 from accounting.receipts import (
     Receipt,
     ReceiptCheck,
     decode_receipts,
     encode_receipts,
-    receipt_counts,
     receipt_message,
 )
 
@@ -111,18 +111,40 @@ def test_the_repr_shows_no_signature():
     assert "signature" not in repr(Receipt(1, b"\x01" * 64))
 
 
-def test_a_pass_that_goes_on_knows_the_counts_before_it():
-    outcomes = [
-        LedgerLine(0, "", "header", {}, "", None),
-        *(
-            LedgerLine(n, "", "outcome", {"receipts": encode_receipts(signed)}, "", None)
-            for n, signed in enumerate([receipts(), receipts(2, NAMES[:2], 2, NAMES[:2])], start=1)
-        ),
-    ]
-    counts = receipt_counts(outcomes)
+def in_the_clear():
+    return LedgerHeader(
+        run_id="run",
+        plan_hash="plan",
+        config_hash="config",
+        unit=PrivacyUnit.PAIR,
+        adjacency=Adjacency.ZERO_OUT,
+        budget=None,
+        schedule=ReleaseSchedule(Mode.NONE, 1.0, None, 5),
+        clients=4,
+    )
+
+
+def test_a_pass_that_goes_on_knows_the_counts_before_it(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger.jsonl", in_the_clear())
+    for round_, signers in enumerate([NAMES, NAMES[:2]], start=1):
+        ledger.spend(round_, NAMES)
+        ledger.outcome(round_, "released", signers, receipts(round_, signers, round_, signers))
+    counts = Ledger.open(tmp_path / "ledger.jsonl").receipt_counts
     assert counts == {"anna": 2, "ben": 2, "carl": 1, "dora": 1}
+    assert counts == ledger.receipt_counts
     again = receipts(round_=3, participation=2)
     assert problems(again, round_=3, booked=3) == []
     goes_on = ReceiptCheck("run", "plan", verifier, 3, last=dict(counts))
     found = problems(again, round_=3, booked=3, checker=goes_on)
     assert [text.split()[0] for text in found] == ["anna", "ben"], "both counted to two before"
+
+
+def test_a_ledger_with_garbled_receipts_is_not_continued(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger.create(path, in_the_clear())
+    ledger.spend(1, NAMES)
+    garbled = {"anna": {"participation": 1, "signature": "no hex"}}
+    monkeypatch.setattr("accounting.ledger.encode_receipts", lambda _: garbled)
+    ledger.outcome(1, "released", NAMES)
+    with pytest.raises(LedgerCorrupted):
+        Ledger.open(path)

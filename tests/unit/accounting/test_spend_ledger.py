@@ -339,7 +339,7 @@ def test_ten_thousand_rounds_with_changing_survivors_are_cheap():
     names = [f"c{index}" for index in range(20)]
     for round_ in range(10_000):
         state.spend(round_, names)
-        state.outcome("released", names[: 15 + round_ % 6])
+        state.outcome("released", names[: 15 + round_ % 6], {})
     certified = schedule.epsilon(Adversary.COALITION, 1e-5)
     assert 0 < state.realised_epsilon() < certified.rdp
     assert certified.pld <= state.epsilon_after(10_000).pld < 1.01 * certified.pld

@@ -142,7 +142,6 @@ def play(plan, tmp_path, seed="coins"):
         save=saved.append,
         observer=lambda event: None,
         clock=lambda: 0.0,
-        receipts_before={},
         issuer=StreamIssuer(counted_entropy(seed)),
     )
     start = Checkpoint(0, ServerState.start(ZERO), (), plan.plan_hash, "d", 0.0)

@@ -182,7 +182,6 @@ def test_the_server_divides_by_the_cohort_and_not_by_the_survivors(tmp_path):
         run_id=RUN_ID,
         roster=roster,
         ledger=Ledger.create(tmp_path / "ledger.jsonl", header),
-        receipts_before={},
         update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
         measure=lambda weights: {},
         measure_every=1,
