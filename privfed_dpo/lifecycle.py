@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -154,10 +154,7 @@ def resume(
     if ledger.status is not None:
         summary = complete_ending(folder)
         if summary is not None:
-            for observer in told:
-                observer(RunFinished(summary))
-            leave_tidy(folder)
-            return folder
+            return _conclude(folder, summary, told)
         raise ConfigError(
             (f"the run in {folder} has ended with status {ledger.status}",),
             advice="Start a new run; a finished run cannot go on.",
@@ -235,14 +232,8 @@ class _Run:
         """Train, then write what the run leaves behind."""
         with contextlib.closing(self.assembly.source):
             result = drive(*self._scripted(checkpoint))
-        self._tell(RunFinished(end_run(self.folder, self.assembly, self.ledger, result)))
-        leave_tidy(self.folder)
-        if result.status == "aborted":
-            raise RunAborted(
-                result.reason,
-                advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
-            )
-        return self.folder
+        summary = end_run(self.folder, self.assembly, self.ledger, result)
+        return _conclude(self.folder, summary, self.observers)
 
     def _first_row(self, state: ServerState) -> MetricsRow:
         begin = time.monotonic()
@@ -306,6 +297,19 @@ class _Run:
     def _tell(self, event: EngineEvent) -> None:
         for observer in self.observers:
             observer(event)
+
+
+def _conclude(folder: Path, summary: Mapping[str, object], observers: Sequence[Observer]) -> Path:
+    """Announce the end of a run whose ledger is closed, and tidy up; the same after a crash."""
+    for observer in observers:
+        observer(RunFinished(summary))
+    leave_tidy(folder)
+    if summary["status"] == "aborted":
+        raise RunAborted(
+            str(summary["reason"]),
+            advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
+        )
+    return folder
 
 
 def _toss_pair_coins(config: Config, entropy: Entropy) -> PairCoins | None:

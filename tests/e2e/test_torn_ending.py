@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from accounting import Ledger
-from privfed_dpo.errors import ConfigError
+from privfed_dpo.errors import ConfigError, RunAborted
 from privfed_dpo.lifecycle import resume, train
 from privfed_dpo.verification import verify_run
 from tests.support.tiny_run import tiny_config
@@ -30,13 +30,13 @@ class Disk:
         self.sync(descriptor)
 
 
-def run_on(disk, folder, patched):
+def run_on(disk, folder, patched, *overrides):
     patched.setattr(os, "fsync", disk)
     ledger = SimpleNamespace(
         create=partial(Ledger.create, fsync=disk), open=partial(Ledger.open, fsync=disk)
     )
     patched.setattr("privfed_dpo.lifecycle.Ledger", ledger)
-    train(tiny_config(folder, "federation.rounds=1", "privacy.noise_multiplier=1.0"))
+    train(tiny_config(folder, "federation.rounds=1", "privacy.noise_multiplier=1.0", *overrides))
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,15 @@ def test_a_death_around_the_close_of_the_ledger(cache, writes, before_the_end):
 def test_a_death_at_every_write(cache, writes):
     for write in range(1, writes + 1):
         check_death(cache / f"write-{write}", write)
+
+
+def test_a_run_that_was_given_up_says_so_even_when_it_died_while_ending(cache):
+    lost = "secure_agg.dropout_rate=0.97"
+    folder, disk = cache / "given-up-torn", Disk()
+    with pytest.raises(RunAborted), pytest.MonkeyPatch.context() as patched:
+        run_on(disk, cache / "given-up", patched, "federation.rounds=5", lost)
+    with pytest.raises(Died), pytest.MonkeyPatch.context() as patched:
+        run_on(Disk(disk.synced), folder, patched, "federation.rounds=5", lost)
+    with pytest.raises(RunAborted, match="in a row were aborted"):
+        resume(folder)
+    assert verify_run(folder).ok
