@@ -22,8 +22,8 @@ from privfed_dpo.engine.messages import (
     MalformedEnvelope,
     RoundStart,
     SignedReceipt,
+    decode,
     decode_envelope,
-    decode_round_start,
     encode,
 )
 from privfed_dpo.engine.plan import RunPlan
@@ -128,7 +128,7 @@ class FederatedClient:
 
     def _begin(self, envelope: Envelope) -> tuple[str, bytes]:
         """Check the invitation, then start the protocol or, without it, answer at once."""
-        start = decode_round_start(envelope.payload)
+        start = decode(envelope.payload, RoundStart)
         self._check(envelope.round, start)
         self._last_round, self._start = envelope.round, start
         self._participations += 1

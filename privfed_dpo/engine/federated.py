@@ -18,10 +18,11 @@ from accounting.ledger_format import OutcomeStatus
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.cohort import choose_cohort, draw_secret_cohort
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
+from privfed_dpo.engine.exchange import Exchange
 from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.receipts import ReceiptBook
-from privfed_dpo.engine.rounds import Exchange, RoundCoordinator, RoundResult
+from privfed_dpo.engine.rounds import RoundCoordinator, RoundResult
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.engine.training import (
     ABORTS_IN_A_ROW,

@@ -6,11 +6,11 @@ included, so that whoever carries it can lose it but not change, readdress or re
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from privfed_dpo.engine.messages import MAX_ENVELOPE_BYTES, MalformedEnvelope
+from privfed_dpo.engine.messages import encode
 from secure_agg import AuthenticationFailed, IdentityKey, verify_signature
 
 ADAPT = "Adapt"
@@ -121,29 +121,3 @@ class NodeReport(msgspec.Struct, frozen=True, array_like=True, tag=13):
     settled: tuple[int, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     drift: float | None = None
-
-
-Payload = NeighbourMessage | Parcels | GossipStart | NodeReport
-_Payload = TypeVar("_Payload", NeighbourMessage, Parcels, GossipStart, NodeReport)
-
-
-def encode(message: Payload) -> bytes:
-    """Return the canonical MessagePack bytes of a message."""
-    return msgspec.msgpack.encode(message)
-
-
-def decode(data: bytes, kind: type[_Payload]) -> _Payload:
-    """Read a message strictly.
-
-    Raises:
-        MalformedEnvelope: wrong type, too long, or not in canonical form.
-    """
-    if len(data) > MAX_ENVELOPE_BYTES:
-        raise MalformedEnvelope(f"{len(data)} bytes is above the limit of {MAX_ENVELOPE_BYTES}")
-    try:
-        message = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedEnvelope(f"not a {kind.__name__}: {error}") from error
-    if msgspec.msgpack.encode(message) != data:
-        raise MalformedEnvelope(f"a {kind.__name__} in non-canonical form")
-    return message

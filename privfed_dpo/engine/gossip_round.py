@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from privfed_dpo.engine.events import Observer, PhaseClosed, ReplyRefused
+from privfed_dpo.engine.exchange import Exchange, RoundEnvelopes
 from privfed_dpo.engine.gossip_messages import (
     ACKNOWLEDGE,
     ADAPT,
@@ -24,22 +25,12 @@ from privfed_dpo.engine.gossip_messages import (
     NodeReport,
     Parcel,
     Parcels,
-    decode,
-    encode,
 )
 from privfed_dpo.engine.gossip_plan import GossipPlan
-from privfed_dpo.engine.messages import (
-    COORDINATOR,
-    WIRE_VERSION,
-    Envelope,
-    MalformedEnvelope,
-    decode_envelope,
-)
-from privfed_dpo.engine.messages import encode as encode_envelope
+from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import Integers
 from privfed_dpo.engine.neighbour_exchange import VECTOR
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.rounds import Exchange
 from privfed_dpo.engine.topology import Edge
 
 MessageLost = Callable[[int, str, int, int], bool]
@@ -109,9 +100,9 @@ class GossipRound:
     ) -> None:
         self._plan = plan
         self._gossip = gossip
-        self._run_id = run_id
         self._round = round_number
         self._observer = observer
+        self._envelopes = RoundEnvelopes(run_id, round_number, observer)
         self._lost = lost
         self._result = GossipRoundResult()
 
@@ -130,11 +121,13 @@ class GossipRound:
             if step == COMBINE and watch_mixing:
                 result.after = yield from self._published(outbox)
         result.iterates = yield from self._published(outbox)
+        result.upload_bytes = self._envelopes.upload_bytes
+        result.download_bytes = self._envelopes.download_bytes
         return result
 
     def _step(self, step: str, outbox: Mapping[int, bytes]) -> _Step:
-        replies = yield self._exchange(step, outbox)
-        opened = self._opened(step, outbox, replies)
+        replies = yield self._envelopes.exchange(step, outbox)
+        opened = self._envelopes.opened(step, outbox, replies)
         missing = len(outbox) - len(opened)
         self._observer(PhaseClosed(self._round, step, len(opened), missing))
         if missing:
@@ -180,52 +173,15 @@ class GossipRound:
         self, nodes: Mapping[int, bytes]
     ) -> Generator[Exchange, Mapping[int, bytes], dict[int, Integers]]:
         """Ask nodes for their adapters; in all modes these are theirs to give."""
-        replies = yield self._exchange(PUBLISH, dict.fromkeys(nodes, b""))
+        asked = dict.fromkeys(nodes, b"")
+        replies = yield self._envelopes.exchange(PUBLISH, asked, counted=False)
+        opened = self._envelopes.opened(PUBLISH, nodes, replies, counted=False)
         size = VECTOR.itemsize * self._plan.facts.dimension
         return {
             node: np.frombuffer(payload, dtype=VECTOR).astype(np.int64)
-            for node, payload in self._opened(PUBLISH, nodes, replies).items()
+            for node, payload in opened.items()
             if len(payload) == size
         }
-
-    def _exchange(self, step: str, outbox: Mapping[int, bytes]) -> Exchange:
-        messages = {
-            node: encode_envelope(
-                Envelope(
-                    version=WIRE_VERSION,
-                    run_id=self._run_id,
-                    round=self._round,
-                    step=step,
-                    sender=COORDINATOR,
-                    payload=payload,
-                )
-            )
-            for node, payload in outbox.items()
-        }
-        if step != PUBLISH:
-            self._result.download_bytes += sum(map(len, messages.values()))
-        return Exchange(round=self._round, step=step, messages=messages)
-
-    def _opened(
-        self, step: str, asked: Mapping[int, bytes], replies: Mapping[int, bytes]
-    ) -> dict[int, bytes]:
-        """Open the replies that belong to this step; anything else counts as no answer."""
-        opened = {}
-        for node, data in sorted(replies.items()):
-            if step != PUBLISH:
-                self._result.upload_bytes += len(data)
-            try:
-                envelope = decode_envelope(data)
-            except MalformedEnvelope as error:
-                self._refuse(step, node, str(error))
-                continue
-            expected = (self._run_id, self._round, step, node)
-            found = (envelope.run_id, envelope.round, envelope.step, envelope.sender)
-            if found == expected and node in asked:
-                opened[node] = envelope.payload
-            else:
-                self._refuse(step, node, "the reply belongs to another run, round or step")
-        return opened
 
     def _read(
         self, step: str, replies: Mapping[int, bytes], kind: type[_Reply]
@@ -235,8 +191,5 @@ class GossipRound:
             try:
                 found[node] = decode(payload, kind)
             except MalformedEnvelope as error:
-                self._refuse(step, node, str(error))
+                self._envelopes.refuse(step, node, str(error))
         return found
-
-    def _refuse(self, step: str, node: int, reason: str) -> None:
-        self._observer(ReplyRefused(self._round, step, node, reason))

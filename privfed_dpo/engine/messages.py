@@ -66,12 +66,29 @@ class RoundStart(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 COORDINATOR = -1
-_Message = TypeVar("_Message", Envelope, RoundStart)
+_Message = TypeVar("_Message", bound=msgspec.Struct)
 
 
-def encode(message: Envelope | RoundStart) -> bytes:
+def encode(message: msgspec.Struct) -> bytes:
     """Return the canonical MessagePack bytes of a message."""
     return msgspec.msgpack.encode(message)
+
+
+def decode(data: bytes, kind: type[_Message]) -> _Message:
+    """Read a message strictly.
+
+    Raises:
+        MalformedEnvelope: wrong type, too long, or not in canonical form.
+    """
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise MalformedEnvelope(f"{len(data)} bytes is above the limit of {MAX_ENVELOPE_BYTES}")
+    try:
+        message = msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedEnvelope(f"not a {kind.__name__}: {error}") from error
+    if encode(message) != data:
+        raise MalformedEnvelope(f"a {kind.__name__} in non-canonical form")
+    return message
 
 
 def decode_envelope(data: bytes) -> Envelope:
@@ -80,24 +97,7 @@ def decode_envelope(data: bytes) -> Envelope:
     Raises:
         MalformedEnvelope: wrong type or version, too long, or not in canonical form.
     """
-    envelope = _decode(data, Envelope)
+    envelope = decode(data, Envelope)
     if envelope.version != WIRE_VERSION:
         raise MalformedEnvelope(f"wire version {envelope.version}, this side speaks {WIRE_VERSION}")
     return envelope
-
-
-def decode_round_start(data: bytes) -> RoundStart:
-    """Read a round's invitation strictly; raises MalformedEnvelope."""
-    return _decode(data, RoundStart)
-
-
-def _decode(data: bytes, kind: type[_Message]) -> _Message:
-    if len(data) > MAX_ENVELOPE_BYTES:
-        raise MalformedEnvelope(f"{len(data)} bytes is above the limit of {MAX_ENVELOPE_BYTES}")
-    try:
-        message = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedEnvelope(f"not a {kind.__name__}: {error}") from error
-    if msgspec.msgpack.encode(message) != data:
-        raise MalformedEnvelope(f"a {kind.__name__} in non-canonical form")
-    return message

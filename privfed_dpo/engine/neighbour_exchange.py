@@ -25,10 +25,8 @@ from privfed_dpo.engine.gossip_messages import (
     Parcel,
     Parcels,
     Refusal,
-    decode,
-    encode,
 )
-from privfed_dpo.engine.messages import MalformedEnvelope
+from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import Integers, flow, split
 from privfed_dpo.engine.node_state import NodeState, OpenExchange
 from secure_agg import IdentityKey

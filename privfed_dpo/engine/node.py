@@ -21,12 +21,16 @@ from privfed_dpo.engine.gossip_messages import (
     GossipStart,
     NodeReport,
     Parcels,
-    decode,
-    encode,
 )
 from privfed_dpo.engine.gossip_plan import GossipPlan
-from privfed_dpo.engine.messages import COORDINATOR, WIRE_VERSION, Envelope, decode_envelope
-from privfed_dpo.engine.messages import encode as encode_envelope
+from privfed_dpo.engine.messages import (
+    COORDINATOR,
+    WIRE_VERSION,
+    Envelope,
+    decode,
+    decode_envelope,
+    encode,
+)
 from privfed_dpo.engine.mixing import WEIGHT_BITS, WEIGHT_UNIT, integer_weights
 from privfed_dpo.engine.neighbour_exchange import VECTOR, NeighbourExchange, NodeAddress
 from privfed_dpo.engine.node_state import NodeState
@@ -111,7 +115,7 @@ class GossipNode:
             payload = self.state.values.astype(VECTOR).tobytes()
         else:
             payload = self._advance(envelope)
-        return encode_envelope(
+        return encode(
             Envelope(
                 version=WIRE_VERSION,
                 run_id=self._run_id,

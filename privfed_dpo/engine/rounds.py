@@ -13,36 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed_dpo.engine.client import round_id
-from privfed_dpo.engine.events import Observer, PhaseClosed, ReplyRefused
-from privfed_dpo.engine.messages import (
-    COORDINATOR,
-    PLAIN_INPUT,
-    START,
-    WIRE_VERSION,
-    Envelope,
-    MalformedEnvelope,
-    RoundStart,
-    SignedReceipt,
-    decode_envelope,
-    encode,
-)
+from privfed_dpo.engine.events import Observer, PhaseClosed
+from privfed_dpo.engine.exchange import Exchange, RoundEnvelopes
+from privfed_dpo.engine.messages import PLAIN_INPUT, START, RoundStart, SignedReceipt, encode
 from privfed_dpo.engine.plan import RunPlan
 from secure_agg import Phase, RemoteProtocolError, RoundAborted, ServerSession
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Messages to deliver now; the carrier answers with the replies it got in time.
-
-    Attributes:
-        round: training round.
-        step: name of the step the replies will belong to.
-        messages: bytes for each client number.
-    """
-
-    round: int
-    step: str
-    messages: Mapping[int, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +71,7 @@ class RoundCoordinator:
         self._round = round_number
         self._cohort = dict(sorted(cohort.items()))
         self._observer = observer
-        self._upload_bytes = 0
-        self._download_bytes = 0
-        self._receipts: dict[int, SignedReceipt] = {}
+        self._envelopes = RoundEnvelopes(run_id, round_number, observer)
 
     def script(self, weights: npt.NDArray[np.float32]) -> RoundScript:
         """Play the round from the given global adapter, shape [d].
@@ -123,13 +96,13 @@ class RoundCoordinator:
         step = START
         dropped: dict[str, int] = {}
         for phase in Phase:
-            replies = yield self._exchange(step, outbox)
+            replies = yield self._envelopes.exchange(step, outbox)
             answered = 0
-            for client, payload in self._payloads(replies, phase.value):
+            for client, payload in self._opened(phase.value, replies):
                 try:
                     server.receive(client, payload)
                 except RemoteProtocolError as error:
-                    self._refuse(phase.value, client, str(error))
+                    self._envelopes.refuse(phase.value, client, str(error))
                     continue
                 answered += 1
             missing = len(outbox) - answered
@@ -147,10 +120,10 @@ class RoundCoordinator:
     def _plain_sum(self, outbox: Mapping[int, bytes]) -> RoundScript:
         """Without secure aggregation: add what arrives, in clear."""
         grid = self._plan.grid()
-        replies = yield self._exchange(START, outbox)
+        replies = yield self._envelopes.exchange(START, outbox)
         total = np.zeros(self._plan.vector_length, dtype=grid.dtype)
         survivors = []
-        for client, payload in self._payloads(replies, PLAIN_INPUT):
+        for client, payload in self._opened(PLAIN_INPUT, replies):
             if len(payload) == total.nbytes:
                 total += np.frombuffer(payload, dtype=grid.dtype)
                 survivors.append(client)
@@ -162,47 +135,8 @@ class RoundCoordinator:
             return self._result(None, (), dropped, reason=reason)
         return self._result(total, tuple(survivors), dropped)
 
-    def _exchange(self, step: str, outbox: Mapping[int, bytes]) -> Exchange:
-        messages = {
-            client: encode(
-                Envelope(
-                    version=WIRE_VERSION,
-                    run_id=self._run_id,
-                    round=self._round,
-                    step=step,
-                    sender=COORDINATOR,
-                    payload=payload,
-                )
-            )
-            for client, payload in outbox.items()
-        }
-        self._download_bytes += sum(map(len, messages.values()))
-        return Exchange(round=self._round, step=step, messages=messages)
-
-    def _payloads(self, replies: Mapping[int, bytes], step: str) -> list[tuple[int, bytes]]:
-        """Open the replies that belong to this step; anything else counts as no answer."""
-        opened = []
-        for client, data in sorted(replies.items()):
-            self._upload_bytes += len(data)
-            if client not in self._cohort:
-                self._refuse(step, client, "nobody of this number was invited")
-                continue
-            try:
-                envelope = decode_envelope(data)
-            except MalformedEnvelope as error:
-                self._refuse(step, client, str(error))
-                continue
-            expected = (self._run_id, self._round, step, client)
-            if (envelope.run_id, envelope.round, envelope.step, envelope.sender) == expected:
-                opened.append((client, envelope.payload))
-                if envelope.receipt is not None:
-                    self._receipts[client] = envelope.receipt
-            else:
-                self._refuse(step, client, "the reply belongs to another run, round or step")
-        return opened
-
-    def _refuse(self, step: str, client: int, reason: str) -> None:
-        self._observer(ReplyRefused(self._round, step, client, reason))
+    def _opened(self, step: str, replies: Mapping[int, bytes]) -> list[tuple[int, bytes]]:
+        return list(self._envelopes.opened(step, self._cohort, replies).items())
 
     def _result(
         self,
@@ -216,10 +150,10 @@ class RoundCoordinator:
             total=total,
             survivors=survivors,
             dropped=dropped,
-            upload_bytes=self._upload_bytes,
-            download_bytes=self._download_bytes,
+            upload_bytes=self._envelopes.upload_bytes,
+            download_bytes=self._envelopes.download_bytes,
             reason=reason,
-            receipts={c: r for c, r in self._receipts.items() if c in survivors},
+            receipts={c: r for c, r in self._envelopes.receipts.items() if c in survivors},
         )
 
 

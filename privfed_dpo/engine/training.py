@@ -12,7 +12,7 @@ import numpy.typing as npt
 from accounting import Ledger, Mode
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.events import MetricsRow
-from privfed_dpo.engine.rounds import Exchange
+from privfed_dpo.engine.exchange import Exchange
 
 ABORTS_IN_A_ROW = 5
 """After this many aborted rounds in a row the run stops: going on would only spend budget."""

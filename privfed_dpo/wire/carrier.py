@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Protocol, TypeVar
 
-from privfed_dpo.engine.rounds import Exchange
+from privfed_dpo.engine.exchange import Exchange
 
 _Result = TypeVar("_Result")
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from privfed_dpo.engine.exchange import Exchange
 from privfed_dpo.engine.messages import PLAIN_INPUT, START
-from privfed_dpo.engine.rounds import Exchange
 from secure_agg import Phase
 
 Handler = Callable[[bytes], bytes]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from privfed_dpo.engine.exchange import Exchange
 from privfed_dpo.engine.messages import START
-from privfed_dpo.engine.rounds import Exchange
 from privfed_dpo.wire.carrier import drive
 from tests.support.round_parties import Parties, small_plan
 

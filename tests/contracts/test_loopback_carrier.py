@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privfed_dpo.engine.exchange import Exchange
 from privfed_dpo.engine.messages import PLAIN_INPUT, START
-from privfed_dpo.engine.rounds import Exchange
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import STEPS, Dropouts, LoopbackCarrier
 from tests.contracts.carrier_contract import CarrierContract

@@ -83,6 +83,7 @@ def test_a_death_at_every_write(cache, writes):
         check_death(cache / f"write-{write}", write)
 
 
+@pytest.mark.usefixtures("writes")
 def test_a_run_that_was_given_up_says_so_even_when_it_died_while_ending(cache):
     lost = "secure_agg.dropout_rate=0.97"
     folder, disk = cache / "given-up-torn", Disk()

@@ -13,8 +13,6 @@ from privfed_dpo.engine.gossip_messages import (
     GossipStart,
     Parcel,
     Parcels,
-    decode,
-    encode,
 )
 from privfed_dpo.engine.gossip_round import no_message_lost
 from privfed_dpo.engine.messages import (
@@ -22,9 +20,10 @@ from privfed_dpo.engine.messages import (
     WIRE_VERSION,
     Envelope,
     MalformedEnvelope,
+    decode,
     decode_envelope,
+    encode,
 )
-from privfed_dpo.engine.messages import encode as encode_envelope
 from privfed_dpo.engine.mixing import WEIGHT_UNIT
 from privfed_dpo.engine.node_state import unpack_states
 from privfed_dpo.wire.faulty_nodes import LinksDown, NodeAbsences
@@ -48,7 +47,7 @@ def envelope(step, payload=b"", round_number=1, **changes):
         "sender": COORDINATOR,
         "payload": payload,
     }
-    return encode_envelope(Envelope(**{**fields, **changes}))
+    return encode(Envelope(**{**fields, **changes}))
 
 
 def start_of(plan):
@@ -132,7 +131,7 @@ def test_a_garbling_neighbour_is_named_and_costs_its_links_only():
             first, *others = decode(reply.payload, Parcels).parcels
             spoilt = Parcel(first.peer, first.data[:-9] + bytes(9))
             reply = replace(reply, payload=encode(Parcels((spoilt, *others))))
-        return encode_envelope(reply)
+        return encode(reply)
 
     seen = []
     handlers = {n: node.handle for n, node in nodes.items()} | {2: garbling}

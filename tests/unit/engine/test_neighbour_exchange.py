@@ -14,10 +14,8 @@ from privfed_dpo.engine.gossip_messages import (
     Parcel,
     Parcels,
     Refusal,
-    decode,
-    encode,
 )
-from privfed_dpo.engine.messages import MalformedEnvelope
+from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import WEIGHT_UNIT, integer_weights, mixing_matrix
 from privfed_dpo.engine.neighbour_exchange import MessageRefused, NeighbourExchange, NodeAddress
 from privfed_dpo.engine.node_state import NodeState, OpenExchange, pack_states, unpack_states

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.events import ReplyRefused
-from privfed_dpo.engine.messages import decode_envelope, decode_round_start, encode
+from privfed_dpo.engine.messages import RoundStart, decode, decode_envelope, encode
 from privfed_dpo.mechanism.keystream import StreamIssuer, StreamReused
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import STEPS
@@ -127,7 +127,7 @@ def test_a_client_answers_a_round_once_and_checks_its_invitation():
         clients[0].handle(start)
     fresh, _ = fake_clients(plan)
     envelope = decode_envelope(start)
-    invitation = decode_round_start(envelope.payload)
+    invitation = decode(envelope.payload, RoundStart)
 
     def changed(envelope_changes=(), **changes):
         fields = {f: getattr(invitation, f) for f in ("plan_hash", "cohort", "weights")} | changes
