@@ -29,8 +29,9 @@ from privfed_dpo.engine.gossip_round import GossipRound, no_message_lost
 from privfed_dpo.engine.mixing import WEIGHT_UNIT
 from privfed_dpo.engine.node import GossipNode
 from privfed_dpo.engine.node_state import NodeState
-from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.mechanism.keystream import StreamIssuer

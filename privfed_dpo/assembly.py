@@ -22,8 +22,9 @@ from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.lanes import LaneCoins
 from privfed_dpo.engine.measurement import HeldOutMeasure, HeldOutPairs, choose_held_out
 from privfed_dpo.engine.objective import label_response, measured_loss
-from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import DataError
 from privfed_dpo.inputs import Inputs, load_inputs, load_links

@@ -21,7 +21,7 @@ from accounting import (
     read_ledger,
     verify_ledger,
 )
-from privfed_dpo.engine.plan import canonical_json
+from privfed_dpo.engine.public_facts import canonical_json
 from privfed_dpo.enrolment import PublicKeys
 from privfed_dpo.errors import DataError
 from privfed_dpo.observe.evidence import altered_files, file_sha256

@@ -25,8 +25,9 @@ from privfed_dpo.config.sections import (
 )
 from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.engine.contribution import Contributor, PrivateShard, Steps
-from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 

@@ -7,8 +7,6 @@ A plan that could not keep its promises cannot be built: it is refused before an
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +23,7 @@ from accounting import (
 )
 from privfed_dpo.engine.gossip_plan import GossipPlan
 from privfed_dpo.engine.integer_noise import noise_kind, noise_sampler
+from privfed_dpo.engine.public_facts import PublicFacts, digest
 from privfed_dpo.engine.sizing import (
     OWN_NOISE_SENSITIVITY_STEPS,
     UPDATE_LIMIT,
@@ -40,32 +39,6 @@ from secure_agg import ProtocolParams
 from secure_agg.bounds import NeighbourhoodPlan
 
 ENVELOPE_BYTES, PROTOCOL_BYTES, PEER_BYTES, GOSSIP_BYTES = 50, 700, 140, 400
-
-
-@dataclass(frozen=True, slots=True)
-class PublicFacts:
-    """What everybody may know before training starts; none of it depends on a pair's content.
-
-    Attributes:
-        client_names: enrolled clients, in a fixed order; a client's number is its place.
-        client_pairs: pairs each client holds. Sizes are public under zero-out adjacency.
-        dimension: length d of the flat adapter.
-        model_fingerprint: hash over base model, tokenizer and adapter layout.
-        model_bytes: memory of the base weights.
-        links: without a server, who averages with whom, where a file says so.
-    """
-
-    client_names: tuple[str, ...]
-    client_pairs: tuple[int, ...]
-    dimension: int
-    model_fingerprint: str
-    model_bytes: int
-    links: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def pairs_total(self) -> int:
-        """All training pairs."""
-        return sum(self.client_pairs)
 
 
 @dataclass(frozen=True)
@@ -261,7 +234,7 @@ class RunPlan:
     @cached_property
     def plan_hash(self) -> str:
         """SHA-256 over everything in the plan, hex; clients refuse a round of another plan."""
-        return hashlib.sha256(canonical_json(self.describe())).hexdigest()
+        return digest(self.describe())
 
     def _cohort_shortfall(self) -> float | None:
         claim = self.schedule.secret_cohort
@@ -280,11 +253,11 @@ class RunPlan:
             "unit": self.schedule.unit.value,
             "adjacency": "zero_out",
             "clients": len(self.facts.client_names),
-            "client_names_sha256": _digest(list(self.facts.client_names)),
+            "client_names_sha256": digest(list(self.facts.client_names)),
             "pairs_total": self.facts.pairs_total,
             "pairs_min": min(self.facts.client_pairs),
             "pairs_max": max(self.facts.client_pairs),
-            "client_pairs_sha256": _digest(list(self.facts.client_pairs)),
+            "client_pairs_sha256": digest(list(self.facts.client_pairs)),
             "rounds": self.rounds,
             "cohort": self.cohort,
             "participations": self.participations,
@@ -333,15 +306,6 @@ class RunPlan:
             "objective": dict(self.objective),
             "schedule": encode_schedule(self.schedule),
         }
-
-
-def canonical_json(value: object) -> bytes:
-    """JSON with sorted keys and no spaces: equal facts give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def _finite(value: float) -> float | None:

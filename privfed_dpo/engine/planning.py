@@ -18,22 +18,19 @@ from accounting import (
     RecordCopies,
     ReleaseSchedule,
     Repeated,
-    SecretCohort,
     calibrate_noise_multiplier,
     default_delta,
-    failure_probability,
 )
 from privfed_dpo.config import Config
-from privfed_dpo.engine.cohort import participation_bound
+from privfed_dpo.engine.cohort_planning import plan_cohorts
 from privfed_dpo.engine.gossip_planning import make_gossip_plan, size_gossip
 from privfed_dpo.engine.integer_noise import NoiseKind, fewest_steps, integer_noise
 from privfed_dpo.engine.objective import label_response, trained_loss
-from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.engine.sizing import RingSizing, UserUpdates, size_gradient_sums, size_updates
 from privfed_dpo.engine.summing import choose_gradient_sums
 from privfed_dpo.errors import PlanRefused
-from secure_agg import InvalidParams
-from secure_agg.bounds import NeighbourhoodPlan, plan_neighbourhood
 
 _NUDGE = 1e-5
 """Relative step by which noise grows where the discrete mechanism's slack tips over the target."""
@@ -62,14 +59,11 @@ class _Planner:
         self.config = config
         self.facts = facts
         self.clients = len(facts.client_names)
-        self.cohort = config.federation.cohort or self.clients
         self.mode = Mode(config.privacy.mode)
         self.noise_kind = NoiseKind(config.privacy.noise)
         self.accounting = Accounting(config.privacy.accounting)
-        self._check_cohort()
-        self.graph = self._graph() if config.secure_agg.enabled else None
-        self.secret = config.federation.cohort_sampling == "poisson"
-        self.participations = self._participations()
+        self.cohorts = plan_cohorts(config, self.clients)
+        self.cohort, self.participations = self.cohorts.size, self.cohorts.participations
         self.local_steps = config.federation.local_steps
         self.copies = self._record_copies()
         self.gossip = make_gossip_plan(config, nodes=self.clients, links=facts.links)
@@ -79,37 +73,6 @@ class _Planner:
             self.mode is Mode.NONE
             and (self.local_steps > 1 or config.privacy.max_grad_norm is None)
         )
-
-    def _participations(self) -> int:
-        """Most rounds of one client, which the scheduler keeps to."""
-        federation = self.config.federation
-        cap = federation.max_participations
-        if self.secret:
-            return min(federation.rounds, cap or federation.rounds)
-        needed = participation_bound(
-            rounds=federation.rounds, clients=self.clients, cohort=self.cohort
-        )
-        if cap is not None and cap < needed:
-            most = cap * self.clients // self.cohort
-            raise PlanRefused(
-                f"{federation.rounds} rounds of {self.cohort} of {self.clients} clients need a "
-                f"client {needed} times, and federation.max_participations={cap} allows no more",
-                advice=f"Plan at most {most} rounds, or raise the cap.",
-            )
-        return needed
-
-    def _secret_cohort(self) -> SecretCohort | None:
-        if not self.secret:
-            return None
-        rate, rounds = self.cohort / self.clients, self.config.federation.rounds
-        failure = failure_probability(
-            clients=self.clients,
-            rate=rate,
-            threshold=self.cohort - self._missing_shares(),
-            rounds=rounds,
-            max_participations=self.participations,
-        )
-        return SecretCohort(rate, rounds, failure)
 
     def plan(self) -> RunPlan:
         config = self.config
@@ -145,7 +108,7 @@ class _Planner:
             ring=ring,
             dropout_tolerance=config.privacy.dropout_tolerance,
             colluders=config.privacy.colluders,
-            graph=self.graph,
+            graph=self.cohorts.graph,
             audit_lanes=config.evaluation.audit_lanes,
             objective=self._objective(),
             sums=choose_gradient_sums(
@@ -163,7 +126,7 @@ class _Planner:
         self, epsilons: Mapping[Adversary, EpsilonPair], budget: Budget | None
     ) -> None:
         """A run that ended when one client's budget is spent would tell who took part."""
-        if not self.secret or budget is None:
+        if self.cohorts.secret is None or budget is None:
             return
         if epsilons[Adversary.COALITION].certified > budget.epsilon:
             raise PlanRefused(
@@ -183,52 +146,6 @@ class _Planner:
             return f"{self.clients} users"
         rate = self.config.privacy.sample_rate
         return f"{self.facts.pairs_total} pairs, sample_rate {rate:g}"
-
-    def _check_cohort(self) -> None:
-        tolerance, colluders = self.config.privacy.dropout_tolerance, self.config.privacy.colluders
-        if self.cohort > self.clients:
-            raise PlanRefused(
-                f"federation.cohort={self.cohort} is more than the {self.clients} clients that "
-                "hold enough pairs",
-                advice="Lower federation.cohort or data.min_pairs.",
-            )
-        if 2 * (self.cohort - tolerance) <= self.cohort + colluders:
-            raise PlanRefused(
-                f"with {self.cohort} clients in a round, {tolerance} tolerated drop-outs and "
-                f"{colluders} colluders two different survivor sets could both be signed",
-                advice="Keep 2 * (cohort - dropout_tolerance) above cohort + colluders.",
-            )
-        smallest = 3
-        if self.config.secure_agg.enabled and self.cohort < smallest:
-            raise PlanRefused(
-                f"a secure sum over {self.cohort} clients hides nobody",
-                advice=f"Invite at least {smallest} clients, or set secure_agg.enabled=false.",
-            )
-
-    def _graph(self) -> NeighbourhoodPlan:
-        privacy = self.config.privacy
-        if self.config.federation.cohort_sampling == "poisson":
-            lost, helpers = privacy.dropout_tolerance, privacy.colluders
-            certain = (-math.inf, -math.inf, -math.inf)
-            return NeighbourhoodPlan(None, self.cohort - lost, self.cohort, lost, helpers, *certain)
-        try:
-            return plan_neighbourhood(
-                clients=self.cohort,
-                max_dropped=privacy.dropout_tolerance,
-                colluders=privacy.colluders,
-            )
-        except InvalidParams as error:
-            raise PlanRefused(f"no secure sum over {self.cohort} clients: {error}") from error
-
-    def _missing_shares(self) -> int:
-        """Noise shares that may be missing from an opened sum.
-
-        On a sparse graph clients check a sample of the survivors' signatures only, so that a
-        lying server could pass off a few more clients as survivors than really are.
-        """
-        if self.graph is None:
-            return self.config.privacy.dropout_tolerance
-        return self.cohort - self.graph.threshold
 
     def _schedule(self) -> tuple[ReleaseSchedule, RingSizing, Budget | None]:
         privacy = self.config.privacy
@@ -275,7 +192,7 @@ class _Planner:
             noise_multiplier=noise_multiplier,
             sensitivity_steps=float(ring.clipper_steps or 0),
             cohort=self.cohort if shared else 1,
-            dropout_tolerance=self._missing_shares() if shared else 0,
+            dropout_tolerance=self.cohorts.missing_shares if shared else 0,
             colluders=self.config.privacy.colluders if shared else 0,
             dimension=self.facts.dimension + self.config.evaluation.audit_lanes,
             releases=self._releases(),
@@ -292,7 +209,7 @@ class _Planner:
         """Noisy sums or steps that one record and all its copies are in."""
         if self.mode in {Mode.LOCAL, Mode.GOSSIP}:
             return self.participations * self.local_steps * self.config.privacy.record_copies
-        if self.secret:
+        if self.cohorts.secret:
             return self.config.federation.rounds
         if self.copies is None:
             return self.participations
@@ -305,7 +222,7 @@ class _Planner:
             noise=noise,
             participations=self.participations,
             local_steps=self.local_steps,
-            secret_cohort=self._secret_cohort(),
+            secret_cohort=self.cohorts.secret,
             copies=self.copies,
             labels=self._labels(),
             accounting=Accounting.REDUCTION if noise is None else self.accounting,
@@ -322,8 +239,8 @@ class _Planner:
         if self.sends_updates:
             clipped = self.config.privacy.max_grad_norm is not None
             return size_updates(cohort=self.cohort, clipped=clipped, bits=bits)
-        honest = self.cohort - self._missing_shares() - self.config.privacy.colluders
-        members = self.clients if self.secret else self.cohort
+        honest = self.cohort - self.cohorts.missing_shares - self.config.privacy.colluders
+        members = self.clients if self.cohorts.secret else self.cohort
         largest = sorted(self.facts.client_pairs, reverse=True)[: self.cohort]
         return size_gradient_sums(
             largest_cohort_pairs=members if self.mode is Mode.USER else sum(largest),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from privfed_dpo.engine.plan import canonical_json
+from privfed_dpo.engine.public_facts import canonical_json
 from privfed_dpo.observe.run_folder import ADAPTER_FOLDER, ENVIRONMENT_FILE, METRICS_FILE
 
 _FILES = {

@@ -12,8 +12,8 @@ from privfed_dpo.engine.client import ClientRefused, FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
-from privfed_dpo.engine.plan import PublicFacts
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.mechanism.keystream import StreamIssuer

@@ -11,8 +11,9 @@ from privfed_dpo.config import parse_config
 from privfed_dpo.data.tokenize import TokenizedPair, pair_key
 from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
-from privfed_dpo.engine.plan import PublicFacts, RunPlan
+from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.engine.rounds import RoundCoordinator
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from secure_agg import IdentityKey

@@ -7,8 +7,8 @@ import torch
 from privfed_dpo.config import parse_config
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
-from privfed_dpo.engine.plan import PublicFacts
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.errors import ModelError
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.model.adapters import Adapter

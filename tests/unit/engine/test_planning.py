@@ -4,8 +4,8 @@ import pytest
 
 from accounting import Adversary, Mode, calibrate_noise_multiplier
 from privfed_dpo.config import parse_config
-from privfed_dpo.engine.plan import PublicFacts
 from privfed_dpo.engine.planning import make_plan
+from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.errors import PlanRefused
 
 BASE = """
