@@ -6,47 +6,35 @@ any moment leaves a folder that `resume` and `verify` understand.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from accounting import Adjacency, Ledger, LedgerHeader
-from accounting.canonical import JSON
+from accounting import Ledger
 from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins
 from privfed_dpo.config import Config, dump_config, load_config
+from privfed_dpo.coordination import Coordination, conclude, ledger_header, require_same_config
 from privfed_dpo.decentralised import Neighbourhood, starting_nodes
-from privfed_dpo.ending import KEYS_FILE, complete_ending, end_run, leave_tidy
+from privfed_dpo.ending import KEYS_FILE, complete_ending
 from privfed_dpo.engine.checkpoint import (
     Checkpoint,
     load_checkpoint,
-    save_checkpoint,
 )
 from privfed_dpo.engine.events import (
-    EngineEvent,
-    MetricsRow,
     Observer,
-    PlanReady,
-    RoundFinished,
-    RunFinished,
 )
-from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
-from privfed_dpo.engine.training import TrainingScript, lost_rows, start_row
+from privfed_dpo.engine.server_update import ServerState
+from privfed_dpo.engine.training import TrainingScript
 from privfed_dpo.enrolment import Enrolment
-from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
+from privfed_dpo.errors import ConfigError, ResumeMismatch
 from privfed_dpo.inputs import load_inputs
 from privfed_dpo.label_secret import LABELS_FILE, LabelSecret
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.observe.environment import environment_facts
-from privfed_dpo.observe.evidence import file_sha256
 from privfed_dpo.observe.recorder import RunRecorder
 from privfed_dpo.observe.run_folder import (
     CHECKPOINT_FOLDER,
@@ -57,7 +45,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
-from privfed_dpo.wire.carrier import Carrier, drive
+from privfed_dpo.wire.carrier import Carrier
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 
 BASE_FOLDER = "base"
@@ -108,7 +96,8 @@ def train(
     write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
     enrolment = Enrolment.draw(len(assembly.shards), entropy)
     enrolment.save(folder / CHECKPOINT_FOLDER / KEYS_FILE)
-    header = _header(assembly, run_id, folder, enrolment)
+    keys = enrolment.public_facts(assembly.plan.facts.client_names)
+    header = ledger_header(assembly, run_id, folder, keys)
     ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
     start = ServerState.start(assembly.adapter.read())
     checkpoint = Checkpoint(
@@ -122,8 +111,8 @@ def train(
         nodes=starting_nodes(assembly.plan, assembly.adapter.read()),
     )
     told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
-    run = _Run(assembly, folder, ledger, run_id, enrolment, told, entropy)
-    return run.play(run.begin(checkpoint))
+    run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
+    return _Simulation(run, enrolment).play(run.begin(checkpoint))
 
 
 def resume(
@@ -154,7 +143,7 @@ def resume(
     if ledger.status is not None:
         summary = complete_ending(folder)
         if summary is not None:
-            return _conclude(folder, summary, told)
+            return conclude(folder, summary, told)
         raise ConfigError(
             (f"the run in {folder} has ended with status {ledger.status}",),
             advice="Start a new run; a finished run cannot go on.",
@@ -165,15 +154,12 @@ def resume(
         plan_hash=assembly.plan.plan_hash,
         data_fingerprint=assembly.data_fingerprint,
     )
-    if ledger.header.config_hash != _config_hash(folder):
-        raise ResumeMismatch(
-            "config.yaml", expected=ledger.header.config_hash, found=_config_hash(folder)
-        )
+    require_same_config(folder, ledger)
     enrolment = Enrolment.load(folder / CHECKPOINT_FOLDER / KEYS_FILE, len(assembly.shards))
     ledger = Ledger.open(folder / LEDGER_FILE, signer=enrolment.coordinator.sign)
     run_id = bytes.fromhex(ledger.header.run_id)
-    run = _Run(assembly, folder, ledger, run_id, enrolment, told, entropy)
-    return run.play(run.recover(checkpoint))
+    run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
+    return _Simulation(run, enrolment).play(run.recover(checkpoint))
 
 
 def reopen(folder: Path) -> Assembly:
@@ -194,122 +180,44 @@ def reopen(folder: Path) -> Assembly:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """One process's stretch of a run."""
+class _Simulation:
+    """All clients of a run in this process, around its coordination."""
 
-    assembly: Assembly
-    folder: Path
-    ledger: Ledger
-    run_id: bytes
+    run: Coordination
     enrolment: Enrolment
-    observers: Sequence[Observer]
-    entropy: Entropy
-
-    def begin(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Save the empty checkpoint, measure the untrained model, announce both."""
-        self._save(checkpoint)
-        self._tell(PlanReady(self.assembly.plan.describe()))
-        row = self._first_row(checkpoint.state)
-        checkpoint = replace(checkpoint, rows=(row,))
-        self._save(checkpoint)
-        self._tell(RoundFinished(row))
-        return checkpoint
-
-    def recover(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Rebuild the run folder's rows, with one for every round the interruption destroyed."""
-        if not checkpoint.rows:
-            return self.begin(checkpoint)
-        self._tell(PlanReady(self.assembly.plan.describe()))
-        lost = lost_rows(self.ledger, checkpoint.round)
-        rows = (*checkpoint.rows, *lost)
-        last = lost[-1].round if lost else checkpoint.round
-        checkpoint = replace(checkpoint, round=last, rows=rows)
-        self._save(checkpoint)
-        RunRecorder(self.folder).restore(rows)
-        return checkpoint
 
     def play(self, checkpoint: Checkpoint) -> Path:
-        """Train, then write what the run leaves behind."""
-        with contextlib.closing(self.assembly.source):
-            result = drive(*self._scripted(checkpoint))
-        summary = end_run(self.folder, self.assembly, self.ledger, result)
-        return _conclude(self.folder, summary, self.observers)
-
-    def _first_row(self, state: ServerState) -> MetricsRow:
-        begin = time.monotonic()
-        measured = self.assembly.measure(state.weights.astype(np.float32))
-        return start_row(self.assembly.plan.mode, measured, time.monotonic() - begin)
+        """Train from a checkpoint on, then write what the run leaves behind."""
+        return self.run.play(*self._scripted(checkpoint))
 
     def _scripted(self, checkpoint: Checkpoint) -> tuple[TrainingScript, Carrier]:
         """The training from a checkpoint on, and a carrier to everybody in it."""
-        gossip = self.assembly.plan.gossip
+        run, assembly = self.run, self.run.assembly
+        gossip = assembly.plan.gossip
         if gossip is not None:
             nodes = Neighbourhood.gather(
-                self.assembly,
+                assembly,
                 gossip,
-                self.run_id,
+                run.run_id,
                 self.enrolment,
-                self.entropy,
+                run.entropy,
                 checkpoint=checkpoint,
-                last_round=self.ledger.last_round or 0,
+                last_round=run.ledger.last_round or 0,
             )
-            script = nodes.script(
-                checkpoint, ledger=self.ledger, save=self._save, observer=self._tell
-            )
+            script = nodes.script(checkpoint, ledger=run.ledger, save=run.save, observer=run.tell)
             return script, nodes.carrier()
         coins = checkpoint.lanes.coins if checkpoint.lanes else None
-        clients = self.assembly.clients(
-            self.run_id,
+        clients = assembly.clients(
+            run.run_id,
             self.enrolment,
-            self.entropy,
-            participations=self.ledger.participations,
+            run.entropy,
+            participations=run.ledger.participations,
             coins=coins,
         )
-        rate = self.assembly.config.secure_agg.dropout_rate
-        dropouts = Dropouts(rate, self.assembly.config.run.seed) if rate else None
+        rate = assembly.config.secure_agg.dropout_rate
+        dropouts = Dropouts(rate, assembly.config.run.seed) if rate else None
         carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
-        return self._training().script(checkpoint), carrier
-
-    def _training(self) -> FederatedTraining:
-        config = self.assembly.config
-        return FederatedTraining(
-            plan=self.assembly.plan,
-            run_id=self.run_id,
-            roster=self.enrolment.roster,
-            ledger=self.ledger,
-            update=ServerUpdate(
-                kind=config.federation.server_optimizer,
-                learning_rate=config.federation.learning_rate,
-                momentum=config.federation.momentum,
-            ),
-            measure=self.assembly.measure,
-            measure_every=config.evaluation.every,
-            seed=config.run.seed,
-            save=self._save,
-            observer=self._tell,
-            clock=time.monotonic,
-            issuer=StreamIssuer(self.entropy) if self.assembly.plan.secret_cohorts else None,
-        )
-
-    def _save(self, checkpoint: Checkpoint) -> None:
-        save_checkpoint(self.folder / CHECKPOINT_FOLDER, checkpoint)
-
-    def _tell(self, event: EngineEvent) -> None:
-        for observer in self.observers:
-            observer(event)
-
-
-def _conclude(folder: Path, summary: Mapping[str, object], observers: Sequence[Observer]) -> Path:
-    """Announce the end of a run whose ledger is closed, and tidy up; the same after a crash."""
-    for observer in observers:
-        observer(RunFinished(summary))
-    leave_tidy(folder)
-    if summary["status"] == "aborted":
-        raise RunAborted(
-            str(summary["reason"]),
-            advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
-        )
-    return folder
+        return run.training().script(checkpoint), carrier
 
 
 def _toss_pair_coins(config: Config, entropy: Entropy) -> PairCoins | None:
@@ -327,23 +235,3 @@ def _toss_coins(plan: RunPlan, entropy: Entropy) -> LaneRecord | None:
         return None
     stream = StreamIssuer(entropy).issue("audit/coins")
     return LaneRecord.start(LaneCoins.toss(plan.audit_lanes, len(plan.facts.client_names), stream))
-
-
-def _header(assembly: Assembly, run_id: bytes, folder: Path, enrolment: Enrolment) -> LedgerHeader:
-    names = assembly.plan.facts.client_names
-    facts: dict[str, JSON] = {"secure_aggregation": assembly.plan.secure_aggregation}
-    return LedgerHeader(
-        run_id=run_id.hex(),
-        plan_hash=assembly.plan.plan_hash,
-        config_hash=_config_hash(folder),
-        unit=assembly.plan.schedule.unit,
-        adjacency=Adjacency.ZERO_OUT,
-        budget=assembly.plan.budget,
-        schedule=assembly.plan.schedule,
-        clients=len(assembly.shards),
-        extra=facts | enrolment.public_facts(names),
-    )
-
-
-def _config_hash(folder: Path) -> str:
-    return file_sha256(folder / CONFIG_FILE)

@@ -53,6 +53,7 @@ class FederatedClient:
         roster: identity keys of all enrolled clients, by number, fixed before the run.
         entropy: source of protocol keys; `os.urandom` outside tests.
         participations: rounds of this run the client took part in before this process.
+        last_round: the latest of them; it and all before it are refused.
     """
 
     __slots__ = (
@@ -76,13 +77,14 @@ class FederatedClient:
         roster: Mapping[int, bytes],
         entropy: Entropy,
         participations: int = 0,
+        last_round: int = 0,
     ) -> None:
         self._contributor = contributor
         self._run_id = run_id
         self._identity = identity
         self._roster = roster
         self._entropy = entropy
-        self._last_round = 0
+        self._last_round = last_round
         self._participations = participations
         self._session: ClientSession | None = None
         self._start: RoundStart | None = None

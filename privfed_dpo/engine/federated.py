@@ -7,7 +7,7 @@ disk, then clients compute, then the sum is opened, then the server steps, then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +51,8 @@ class FederatedTraining:
         observer: told what happens.
         clock: seconds, monotonic.
         issuer: secret randomness of the coordinator, where cohorts are secret.
+        before_round: called with the round and the invited clients' names before the round is
+            booked; a deployment waits here for clients that are not connected.
     """
 
     plan: RunPlan
@@ -65,6 +67,7 @@ class FederatedTraining:
     observer: Observer
     clock: Callable[[], float]
     issuer: StreamIssuer | None = None
+    before_round: Callable[[int, Sequence[str]], None] = lambda _round, _names: None
 
     def script(self, start: Checkpoint) -> TrainingScript:
         """Train from a checkpoint to the planned number of rounds, or until the budget is spent.
@@ -84,6 +87,7 @@ class FederatedTraining:
             if self.ledger.would_exceed(names):
                 reason = f"round {number} would exceed the privacy budget; the model is kept"
                 return TrainingResult("budget_spent", reason, checkpoint)
+            self.before_round(number, names)
             begin = self.clock()
             self.ledger.spend(number, names)
             self.observer(RoundStarted(number, self.plan.rounds, len(names)))

@@ -1,6 +1,7 @@
 """Whatever a page tells a reader to type, the real command line understands."""
 
 import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -40,7 +41,7 @@ def test_a_command_is_one_the_software_knows(page, words, monkeypatch):
         return
     context = group.commands[name].make_context(name, list(rest))
     if name in {"plan", "train"}:
-        config = context.params["config"]
+        config = Path(context.params["config"])
         if config.name != "CONFIG":
             assert load_config(config, context.params["overrides"] or []), f"{page}: {words}"
 

@@ -1,0 +1,195 @@
+"""A run at whoever coordinates it: its books, its rows, its checkpoints, from any round on.
+
+The same for a simulated run, whose clients live in this process, and for a deployment, whose
+clients live on other machines: only the carrier differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from accounting import Adjacency, Ledger, LedgerHeader
+from accounting.canonical import JSON
+from privfed_dpo.assembly import Assembly
+from privfed_dpo.ending import end_run, leave_tidy
+from privfed_dpo.engine.checkpoint import Checkpoint, save_checkpoint
+from privfed_dpo.engine.events import (
+    EngineEvent,
+    MetricsRow,
+    Observer,
+    PlanReady,
+    RoundFinished,
+    RunFinished,
+)
+from privfed_dpo.engine.federated import FederatedTraining
+from privfed_dpo.engine.server_update import ServerUpdate
+from privfed_dpo.engine.training import TrainingScript, lost_rows, start_row
+from privfed_dpo.errors import ResumeMismatch, RunAborted
+from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
+from privfed_dpo.observe.evidence import file_sha256
+from privfed_dpo.observe.recorder import RunRecorder
+from privfed_dpo.observe.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE
+from privfed_dpo.wire.carrier import Carrier, drive
+
+
+@dataclass(frozen=True, slots=True)
+class Coordination:
+    """One process's stretch of a run.
+
+    Attributes:
+        assembly: plan, model and measure.
+        folder: the run folder.
+        ledger: open, and signed by the coordinator.
+        run_id: 16 bytes that name the run.
+        roster: identity keys of all enrolled clients, by number.
+        observers: told everything that happens.
+        entropy: source of the coordinator's secrets.
+    """
+
+    assembly: Assembly
+    folder: Path
+    ledger: Ledger
+    run_id: bytes
+    roster: Mapping[int, bytes]
+    observers: Sequence[Observer]
+    entropy: Entropy
+
+    def begin(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Save the empty checkpoint, measure the untrained model, announce both."""
+        self.save(checkpoint)
+        self.tell(PlanReady(self.assembly.plan.describe()))
+        row = self._first_row(checkpoint)
+        checkpoint = replace(checkpoint, rows=(row,))
+        self.save(checkpoint)
+        self.tell(RoundFinished(row))
+        return checkpoint
+
+    def recover(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Rebuild the run folder's rows, with one for every round the interruption destroyed."""
+        if not checkpoint.rows:
+            return self.begin(checkpoint)
+        self.tell(PlanReady(self.assembly.plan.describe()))
+        lost = lost_rows(self.ledger, checkpoint.round)
+        rows = (*checkpoint.rows, *lost)
+        last = lost[-1].round if lost else checkpoint.round
+        checkpoint = replace(checkpoint, round=last, rows=rows)
+        self.save(checkpoint)
+        RunRecorder(self.folder).restore(rows)
+        return checkpoint
+
+    def play(self, script: TrainingScript, carrier: Carrier) -> Path:
+        """Train, then write what the run leaves behind.
+
+        Raises:
+            RunAborted: too many rounds in a row were lost; the run folder is complete.
+        """
+        with contextlib.closing(self.assembly.source):
+            result = drive(script, carrier)
+        summary = end_run(self.folder, self.assembly, self.ledger, result)
+        return conclude(self.folder, summary, self.observers)
+
+    def training(
+        self, before_round: Callable[[int, Sequence[str]], None] = lambda _round, _names: None
+    ) -> FederatedTraining:
+        """Return the training that the configuration wants.
+
+        Args:
+            before_round: see `FederatedTraining`.
+        """
+        config = self.assembly.config
+        return FederatedTraining(
+            plan=self.assembly.plan,
+            run_id=self.run_id,
+            roster=self.roster,
+            ledger=self.ledger,
+            update=ServerUpdate(
+                kind=config.federation.server_optimizer,
+                learning_rate=config.federation.learning_rate,
+                momentum=config.federation.momentum,
+            ),
+            measure=self.assembly.measure,
+            measure_every=config.evaluation.every,
+            seed=config.run.seed,
+            save=self.save,
+            observer=self.tell,
+            clock=time.monotonic,
+            issuer=StreamIssuer(self.entropy) if self.assembly.plan.secret_cohorts else None,
+            before_round=before_round,
+        )
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Put a checkpoint on the disk."""
+        save_checkpoint(self.folder / CHECKPOINT_FOLDER, checkpoint)
+
+    def tell(self, event: EngineEvent) -> None:
+        """Announce an event to everybody who listens."""
+        for observer in self.observers:
+            observer(event)
+
+    def _first_row(self, checkpoint: Checkpoint) -> MetricsRow:
+        begin = time.monotonic()
+        measured = self.assembly.measure(checkpoint.state.weights.astype(np.float32))
+        return start_row(self.assembly.plan.mode, measured, time.monotonic() - begin)
+
+
+def conclude(folder: Path, summary: Mapping[str, object], observers: Sequence[Observer]) -> Path:
+    """Announce the end of a run whose ledger is closed, and tidy up; the same after a crash.
+
+    Raises:
+        RunAborted: that is how the run ended; the run folder is complete.
+    """
+    for observer in observers:
+        observer(RunFinished(summary))
+    leave_tidy(folder)
+    if summary["status"] == "aborted":
+        raise RunAborted(
+            str(summary["reason"]),
+            advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
+        )
+    return folder
+
+
+def ledger_header(
+    assembly: Assembly, run_id: bytes, folder: Path, keys: Mapping[str, JSON]
+) -> LedgerHeader:
+    """Return what binds a run's ledger to its plan, its config and the parties' keys.
+
+    Args:
+        assembly: the plan's.
+        run_id: 16 bytes that name the run.
+        folder: the run folder; its config is written.
+        keys: see `Enrolment.public_facts`.
+    """
+    facts: dict[str, JSON] = {"secure_aggregation": assembly.plan.secure_aggregation}
+    return LedgerHeader(
+        run_id=run_id.hex(),
+        plan_hash=assembly.plan.plan_hash,
+        config_hash=_config_hash(folder),
+        unit=assembly.plan.schedule.unit,
+        adjacency=Adjacency.ZERO_OUT,
+        budget=assembly.plan.budget,
+        schedule=assembly.plan.schedule,
+        clients=len(assembly.plan.facts.client_names),
+        extra=facts | dict(keys),
+    )
+
+
+def require_same_config(folder: Path, ledger: Ledger) -> None:
+    """Refuse to go on under another configuration than the ledger was started with.
+
+    Raises:
+        ResumeMismatch: the run folder's config was changed.
+    """
+    found = _config_hash(folder)
+    if ledger.header.config_hash != found:
+        raise ResumeMismatch("config.yaml", expected=ledger.header.config_hash, found=found)
+
+
+def _config_hash(folder: Path) -> str:
+    return file_sha256(folder / CONFIG_FILE)
