@@ -43,6 +43,7 @@ from privfed_dpo.policy import (
     make_gradients,
     model_spec,
 )
+from privfed_dpo.population import PopulationFacts, population_facts
 from privfed_dpo.workers import SharedGradients, WorkerSpec
 
 
@@ -62,6 +63,7 @@ class Assembly:
         data_fingerprint: hash over all tokenized pairs.
         canaries: the auditor's made-up pairs and coins; they stand last in the shards.
         held_back: pairs of each client that were kept out of training.
+        population: how far the users differ, as far as it is known.
     """
 
     config: Config
@@ -75,6 +77,7 @@ class Assembly:
     data_fingerprint: str
     canaries: PairCanaries | None = field(repr=False, default=None)
     held_back: tuple[tuple[TokenizedPair, ...], ...] = field(repr=False, default=())
+    population: PopulationFacts | None = None
 
     @property
     def gradients(self) -> PairGradients:
@@ -217,6 +220,7 @@ def assemble(
         data_fingerprint=_fingerprint(shards, held_out),
         canaries=canaries,
         held_back=held_back,
+        population=population_facts(config, inputs),
     )
 
 

@@ -70,6 +70,7 @@ def end_run(
         result=result,
         adapter_sha256=file_sha256(target / "adapter_model.safetensors"),
         per_client=assembly.measure.per_client_accuracy(weights),
+        population=assembly.population.described() if assembly.population else None,
     )
     wanted = assembly.config.evaluation
     samples = sample_answers(

@@ -73,6 +73,7 @@ def load_inputs(config: Config) -> Inputs:
             eval_pairs=data.eval_pairs,
             seed=config.run.seed,
             heterogeneity=data.heterogeneity,
+            **data.synthetic.model_dump(),
         )
         pairs, held_out = task.train, task.evaluation
     else:

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from privfed_dpo.config import Config
+from privfed_dpo.config import Config, DataConfig
 from privfed_dpo.config.sections import (
-    DataConfig,
     EvaluationConfig,
     FederationConfig,
     PrivacyConfig,

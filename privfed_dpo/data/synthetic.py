@@ -3,7 +3,8 @@
 A prompt asks "how do i VERB my NOUN ?". An answer is put together from four attributes (greeting,
 politeness, manner, closing) with three levels each, and every level has up to two wordings. A
 user weighs the attributes and prefers the answer with the higher utility, with noise (Bradley and
-Terry, 1952). Users share common weights, but each flips the sign of some, so tastes conflict.
+Terry, 1952). Users share common weights, but each flips the sign of some, so tastes conflict; the
+dials of `TasteDials` make them differ in further ways.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from privfed_dpo.data.optimum import KnownOptimum, Verdict, known_optimum
 from privfed_dpo.data.pairs import PreferencePair
+from privfed_dpo.data.tastes import TasteDials, Tastes, draw_tastes
 from privfed_dpo.errors import DataError
 
 VERBS = tuple(
@@ -48,9 +51,8 @@ class SyntheticTask:
 
     Attributes:
         train: `clients * pairs_per_client` pairs, judged by users "user-000" and so on.
-        evaluation: held-out pairs on prompts that are not in `train`, judged by the common weights
-            without noise; `user` deals them round robin over the same users, so that per-client
-            figures exist.
+        evaluation: held-out pairs on prompts that are not in `train`; `user` deals them round robin
+            over the same users, so that per-client figures exist.
         warmup_texts: training prompts with random answers, drawn independently of any preference;
             public, for warming up a model on the grammar.
         vocabulary: every word, sorted; texts split at spaces into exactly these.
@@ -58,6 +60,7 @@ class SyntheticTask:
             the one that follows the mean of their true choice probabilities.
         label_agreement: share of `train` that agrees with the common weights; what label noise and
             opposed tastes leave of the signal.
+        optimum: how well one, one for each group, or one rule for each user could do.
     """
 
     train: tuple[PreferencePair, ...]
@@ -66,6 +69,7 @@ class SyntheticTask:
     vocabulary: tuple[str, ...]
     bayes_accuracy: float
     label_agreement: float
+    optimum: KnownOptimum
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,11 @@ def synthetic_task(
     temperature: float = 0.5,
     wordings: int = 1,
     warmup_texts: int = 2000,
+    optimum_shift: float = 0.0,
+    opposed_share: float = 0.0,
+    annotator_noise: float = 0.0,
+    covariate_shift: float = 0.0,
+    verdict: Verdict = "common",
 ) -> SyntheticTask:
     """Make the task; the same arguments always give the same texts.
 
@@ -101,112 +110,173 @@ def synthetic_task(
             above 0.
         wordings: how many phrases may stand for one level, 1 or 2; two are harder to learn.
         warmup_texts: how many public texts to make.
+        optimum_shift: see `TasteDials`, and so for the next three.
+        opposed_share: see there.
+        annotator_noise: see there.
+        covariate_shift: see there.
+        verdict: who judges held-out pairs. By the common weights (without noise, and only pairs
+            that differ by EVALUATION_GAP in common utility), by each user's own weights without
+            noise, or by votes like those trained on.
 
     Returns:
-        The task with its Bayes accuracy.
+        The task with its Bayes accuracies.
 
     Raises:
         DataError: an argument is out of range.
     """
     if min(clients, pairs_per_client, eval_pairs) < 1 or warmup_texts < 0:
         raise DataError("clients, pairs_per_client and eval_pairs must be at least 1")
-    if not 0 <= heterogeneity <= 0.5:  # noqa: PLR2004 - more would flip the common taste itself
-        raise DataError(f"heterogeneity must lie in [0, 0.5], not {heterogeneity}")
-    if not temperature > 0:
-        raise DataError(f"temperature must be above 0, not {temperature}")
     if not 1 <= wordings <= WORDINGS:
         raise DataError(f"wordings must lie between 1 and {WORDINGS}, not {wordings}")
-    streams = np.random.SeedSequence(seed).spawn(5)
-    taste, users, train, held_out, public = (np.random.default_rng(stream) for stream in streams)
+    dials = TasteDials(
+        flip_probability=heterogeneity,
+        optimum_shift=optimum_shift,
+        opposed_share=opposed_share,
+        annotator_noise=annotator_noise,
+        temperature=temperature,
+        covariate_shift=covariate_shift,
+    )
+    taste, users, train, held_out, public, shifts, offers = (
+        np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(7)
+    )
     weights = taste.choice((-1.0, 1.0), size=4) * taste.uniform(0.5, 1.0, size=4)
-    flips = users.random((clients, 4)) < heterogeneity
-    user_weights: NDArray[np.float64] = np.where(flips, -weights, weights)
+    tastes = draw_tastes(
+        weights,
+        clients=clients,
+        dials=dials,
+        flips=users,
+        shifts=shifts,
+        offers=offers,
+        levels=len(LEVEL_VALUES),
+        topics=len(NOUNS),
+    )
     train_prompts, eval_prompts = _split_prompts(taste)
-
-    trained, agreement = _judged_by_users(
-        train,
-        prompts=train_prompts,
-        weights=weights,
-        user_weights=user_weights,
-        pairs_per_client=pairs_per_client,
-        temperature=temperature,
-        wordings=wordings,
+    trained, agreement = _training_votes(
+        _Questions(train, train_prompts, tastes, wordings), pairs_per_client
     )
-    evaluated, bayes = _judged_in_common(
-        held_out,
-        prompts=eval_prompts,
-        weights=weights,
-        user_weights=user_weights,
-        count=eval_pairs,
-        temperature=temperature,
-        wordings=wordings,
+    evaluated, bayes = _held_out_verdicts(
+        _Questions(held_out, eval_prompts, tastes, wordings), eval_pairs, verdict
     )
+    warm = _Questions(public, train_prompts, None, wordings)
     return SyntheticTask(
         train=trained,
         evaluation=evaluated,
         warmup_texts=tuple(
-            _question(prompt) + _random_answer(public, prompt, wordings).text
-            for prompt in _draw(public, train_prompts, warmup_texts)
+            _question(prompt) + warm.answer(0, prompt).text
+            for prompt in warm.prompts_for(0, warmup_texts)
         ),
         vocabulary=_vocabulary(),
         bayes_accuracy=bayes,
         label_agreement=agreement,
+        optimum=known_optimum(
+            tastes, values=LEVEL_VALUES, verdict=verdict, common_gap=EVALUATION_GAP
+        ),
     )
 
 
-def _judged_by_users(
-    generator: np.random.Generator,
-    *,
-    prompts: tuple[tuple[str, str], ...],
-    weights: NDArray[np.float64],
-    user_weights: NDArray[np.float64],
-    pairs_per_client: int,
-    temperature: float,
-    wordings: int,
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """What users are asked: prompts, and two answers to each.
+
+    Attributes:
+        generator: public randomness.
+        prompts: what may be asked.
+        tastes: the users; None where nobody judges.
+        wordings: phrases that may stand for one level.
+    """
+
+    generator: np.random.Generator
+    prompts: tuple[tuple[str, str], ...]
+    tastes: Tastes | None
+    wordings: int
+
+    @property
+    def users(self) -> Tastes:
+        if self.tastes is None:
+            raise DataError("nobody judges these answers")
+        return self.tastes
+
+    @property
+    def _shifted(self) -> bool:
+        return self.tastes is not None and self.tastes.dials.covariate_shift > 0
+
+    def prompts_for(self, user: int, count: int) -> list[tuple[str, str]]:
+        if not self._shifted:
+            places = self.generator.integers(len(self.prompts), size=count)
+            return [self.prompts[place] for place in places]
+        shares = self.users.topics[user][[NOUNS.index(noun) for _, noun in self.prompts]]
+        chosen = self.generator.choice(len(self.prompts), size=count, p=shares / shares.sum())
+        return [self.prompts[place] for place in chosen]
+
+    def two_answers(self, user: int, prompt: tuple[str, str]) -> tuple[_Answer, _Answer]:
+        first, second = self.answer(user, prompt), self.answer(user, prompt)
+        while second.levels == first.levels:
+            second = self.answer(user, prompt)
+        return first, second
+
+    def answer(self, user: int, prompt: tuple[str, str]) -> _Answer:
+        if self._shifted:
+            below = self.users.levels[user].cumsum(axis=1)[:, :-1]
+            drawn = (self.generator.random((4, 1)) >= below).sum(axis=1)
+        else:
+            drawn = self.generator.integers(3, size=4)
+        levels = tuple(int(level) for level in drawn)
+        phrases = self.generator.integers(self.wordings, size=4)
+        parts = (
+            attribute[level][phrase]
+            for attribute, level, phrase in zip(ATTRIBUTES, levels, phrases, strict=True)
+        )
+        return _Answer(levels=levels, text=_compose(prompt, parts))
+
+
+def _training_votes(
+    questions: _Questions, pairs_per_client: int
 ) -> tuple[tuple[PreferencePair, ...], float]:
+    """Every user's noisy votes, and how many of them agree with the common weights."""
+    tastes = questions.users
     pairs: list[PreferencePair] = []
     agreements: list[float] = []
     judged: set[PreferencePair] = set()
-    for user, own in enumerate(user_weights):
-        for prompt in _draw(generator, prompts, pairs_per_client):
+    for user, own in enumerate(tastes.own):
+        for prompt in questions.prompts_for(user, pairs_per_client):
             for _ in range(_TRIES):
-                first, second = _two_answers(generator, prompt, wordings)
+                first, second = questions.two_answers(user, prompt)
                 difference = first.values - second.values
-                choice = _sigmoid(own @ difference / temperature)
-                prefers_first = bool(generator.random() < choice)
+                chance = tastes.choice(own @ difference)
+                prefers_first = bool(questions.generator.random() < chance)
                 pair = _pair(prompt, first, second, prefers_first=prefers_first, user=user)
                 if pair not in judged:
                     break
             judged.add(pair)
             pairs.append(pair)
-            common = float(weights @ difference)
+            common = float(tastes.common @ difference)
             agreements.append(0.5 if common == 0 else float((common > 0) == prefers_first))
     return tuple(pairs), float(np.mean(agreements))
 
 
-def _judged_in_common(
-    generator: np.random.Generator,
-    *,
-    prompts: tuple[tuple[str, str], ...],
-    weights: NDArray[np.float64],
-    user_weights: NDArray[np.float64],
-    count: int,
-    temperature: float,
-    wordings: int,
+def _held_out_verdicts(
+    questions: _Questions, count: int, verdict: Verdict
 ) -> tuple[tuple[PreferencePair, ...], float]:
+    """Held-out pairs, and how many of them the mean of the users' choices gets right."""
+    tastes = questions.users
     pairs: list[PreferencePair] = []
     right = 0
     while len(pairs) < count:
-        prompt = _draw(generator, prompts, 1)[0]
-        first, second = _two_answers(generator, prompt, wordings)
+        user = len(pairs) % len(tastes.own)
+        prompt = questions.prompts_for(user, 1)[0]
+        first, second = questions.two_answers(user, prompt)
         difference = first.values - second.values
-        gap = float(weights @ difference)
-        if abs(gap) < EVALUATION_GAP:
+        gap = float(tastes.common @ difference)
+        if verdict == "common" and abs(gap) < EVALUATION_GAP:
             continue
-        mean_choice = float(np.mean(_sigmoid(user_weights @ difference / temperature)))
-        right += (mean_choice > 0.5) == (gap > 0)  # noqa: PLR2004 - more likely than not
-        user = len(pairs) % len(user_weights)
-        pairs.append(_pair(prompt, first, second, prefers_first=gap > 0, user=user))
+        wanted = gap if verdict == "common" else float(tastes.own[user] @ difference)
+        prefers_first = wanted > 0
+        if verdict == "votes":
+            chance = tastes.choice(wanted)
+            prefers_first = bool(questions.generator.random() < chance)
+        mean_choice = float(np.mean(tastes.choice(tastes.own @ difference)))
+        right += (mean_choice > 0.5) == prefers_first  # noqa: PLR2004 - more likely than not
+        pairs.append(_pair(prompt, first, second, prefers_first=prefers_first, user=user))
     return tuple(pairs), right / count
 
 
@@ -236,34 +306,6 @@ def _split_prompts(
     )
 
 
-def _draw(
-    generator: np.random.Generator, prompts: tuple[tuple[str, str], ...], count: int
-) -> list[tuple[str, str]]:
-    return [prompts[index] for index in generator.integers(len(prompts), size=count)]
-
-
-def _two_answers(
-    generator: np.random.Generator, prompt: tuple[str, str], wordings: int
-) -> tuple[_Answer, _Answer]:
-    first = _random_answer(generator, prompt, wordings)
-    second = _random_answer(generator, prompt, wordings)
-    while second.levels == first.levels:
-        second = _random_answer(generator, prompt, wordings)
-    return first, second
-
-
-def _random_answer(
-    generator: np.random.Generator, prompt: tuple[str, str], wordings: int
-) -> _Answer:
-    levels = tuple(int(level) for level in generator.integers(3, size=4))
-    phrases = generator.integers(wordings, size=4)
-    parts = (
-        attribute[level][phrase]
-        for attribute, level, phrase in zip(ATTRIBUTES, levels, phrases, strict=True)
-    )
-    return _Answer(levels=levels, text=_compose(prompt, parts))
-
-
 def _question(prompt: tuple[str, str]) -> str:
     verb, noun = prompt
     return f"how do i {verb} my {noun} ?"
@@ -280,8 +322,3 @@ def _vocabulary() -> tuple[str, ...]:
     words = {word for phrase in phrases for word in phrase.split()}
     frame = _question(("", "")) + _compose(("", ""), ("", "", "", ""))
     return tuple(sorted(words.union(VERBS, NOUNS, frame.split())))
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    choice: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-x))
-    return choice

@@ -21,6 +21,7 @@ def run_summary(
     result: TrainingResult,
     adapter_sha256: str,
     per_client: Mapping[str, float] | None,
+    population: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Put together the summary of a run that has ended.
 
@@ -30,6 +31,7 @@ def run_summary(
         result: how training ended.
         adapter_sha256: hash of the saved adapter weights.
         per_client: held-out accuracy by client, None where the data name none.
+        population: how far the users differ, where it is known.
 
     Returns:
         Plain data; `ledger_head` is for the caller to add once the ledger is closed.
@@ -73,8 +75,14 @@ def run_summary(
         "versions": environment_facts()["versions"],
         "adapter_sha256": adapter_sha256,
         "per_client": per_client,
+        "heterogeneity": {"zeta_sq": _zeta_sq(rows), **(population or {})},
         "audit": None,
     }
+
+
+def _zeta_sq(rows: Sequence[MetricsRow]) -> float | None:
+    """Mean squared distance of the clients' gradients from their mean, last measured."""
+    return next((row.heterogeneity for row in rows[::-1] if row.heterogeneity is not None), None)
 
 
 def _label(plan: RunPlan, unit_epsilon: float) -> dict[str, float] | None:

@@ -39,6 +39,7 @@ from privfed_dpo.observe.run_folder import (
     write_text_atomic,
 )
 from privfed_dpo.report.audit_facts import AUDIT_HEADS, audit_facts
+from privfed_dpo.report.client_facts import CLIENT_HEADS, client_facts
 from privfed_dpo.report.figures import report_figures
 from secure_agg import Phase
 
@@ -151,7 +152,8 @@ def render_page(run: RunFacts) -> str:
         samples=summary.get("samples") or (),
         audit=audit_facts(summary.get("audit")),
         audit_heads=AUDIT_HEADS,
-        clients=_clients(summary.get("per_client") or {}),
+        clients=client_facts(summary),
+        client_heads=CLIENT_HEADS,
         sections=_sections(plan),
         rows=[_row(row) for row in run.rows],
         versions=_versions(run),
@@ -244,17 +246,6 @@ def _dropped(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 def _sum(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
     values = [row[column] for row in rows if row.get(column) is not None]
     return sum(values) if values else None
-
-
-def _clients(per_client: Mapping[str, float]) -> list[tuple[str, str]]:
-    values = [value for value in per_client.values() if value is not None]
-    if not values:
-        return []
-    return [
-        ("worst served client", format_share(min(values))),
-        ("mean of clients", format_share(sum(values) / len(values))),
-        ("best served client", format_share(max(values))),
-    ]
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

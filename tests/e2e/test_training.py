@@ -276,3 +276,27 @@ def test_impossible_plans_are_refused(tmp_path):
         plan(config.model_copy(update={"federation": federation}))
     with pytest.raises(PlanRefused, match="no noise meets epsilon"):
         plan(tiny_config(tmp_path / "b", "privacy.target_epsilon=1e-13"))
+
+
+def test_users_that_differ_stand_beside_what_is_attainable(tmp_path):
+    folder = train(
+        tiny_config(
+            tmp_path / "run",
+            "privacy.mode=none",
+            "data.heterogeneity=0",
+            "data.synthetic.opposed_share=0.5",
+            "data.synthetic.verdict=own",
+        )
+    )
+    known = summary_of(folder)["heterogeneity"]
+    assert known["zeta_sq"] == rows_of(folder)[-1]["heterogeneity"] > 0
+    assert known["disagreement_of"] == "own reward weights"
+    assert known["pairwise_disagreement"] == pytest.approx(2 * 3 * 3 / (6 * 5))
+    assert known["dials"]["opposed_share"] == 0.5
+    attainable = known["bayes_accuracy"]
+    assert attainable["own"]["mean"] == pytest.approx(1.0)
+    assert attainable["groups"]["mean"] == pytest.approx(1.0)
+    assert attainable["shared"]["mean"] == pytest.approx(0.5)
+    text = (folder / "report.html").read_text()
+    assert "best attainable, one rule for each group" in text
+    assert "dial: opposed share" in text

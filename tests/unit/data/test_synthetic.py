@@ -9,34 +9,9 @@ import pytest
 from scipy import stats
 
 from privfed_dpo.data.partition import partition_pairs
-from privfed_dpo.data.synthetic import ATTRIBUTES, NOUNS, VERBS, synthetic_task
+from privfed_dpo.data.synthetic import NOUNS, VERBS, synthetic_task
 from privfed_dpo.errors import DataError
-
-LEVEL_OF = [
-    {phrase: level for level, phrases in enumerate(attribute) for phrase in phrases}
-    for attribute in ATTRIBUTES
-]
-
-
-def levels(completion, prompt):
-    """Read an answer back into its four levels, by the grammar alone."""
-    verb, noun = prompt.split()[3], prompt.split()[5]
-    greeting, rest = completion.strip().split(" , ")
-    politeness, rest = rest.split(f" {verb} the {noun} ")
-    manner, closing, end = rest.split(" . ")[0], rest.split(" . ")[1].removesuffix(" ."), rest[-1]
-    assert end == "."
-    parts = (greeting, politeness, manner, closing)
-    return tuple(of[part] for of, part in zip(LEVEL_OF, parts, strict=True))
-
-
-def differences(pairs):
-    """Chosen minus rejected in levels, one row per pair."""
-    return np.array(
-        [
-            np.subtract(levels(pair.chosen, pair.prompt), levels(pair.rejected, pair.prompt))
-            for pair in pairs
-        ]
-    )
+from tests.support.answer_levels import differences
 
 
 @pytest.fixture(scope="module", params=[1, 2])

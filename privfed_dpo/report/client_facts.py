@@ -1,0 +1,114 @@
+"""How well each client is served, and how far clients differ, as the report shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from privfed_dpo.observe.quantities import UNKNOWN, format_number, format_share
+
+CLIENT_HEADS = ("", "worst client", "mean", "best client", "spread")
+"""Headings of the rows in `ClientFacts.accuracies`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFacts:
+    """Clients in words and numbers.
+
+    Attributes:
+        accuracies: rows of text, one cell for each of CLIENT_HEADS.
+        differences: how far clients differ.
+        notes: what a reader has to know.
+    """
+
+    accuracies: tuple[tuple[str, ...], ...]
+    differences: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def client_facts(summary: Mapping[str, Any]) -> ClientFacts:
+    """Put what a summary says about clients into words.
+
+    Args:
+        summary: the content of `summary.json`; missing parts are left out.
+    """
+    known = summary.get("heterogeneity") or {}
+    bayes = known.get("bayes_accuracy") or {}
+    rows = [
+        _measured("the shared adapter", summary.get("per_client") or {}),
+        *(_attainable(title, bayes.get(rule)) for rule, title in _RULES),
+    ]
+    return ClientFacts(
+        accuracies=tuple(row for row in rows if row is not None),
+        differences=_differences(known),
+        notes=_notes(bayes),
+    )
+
+
+_RULES = (
+    ("own", "best attainable, one rule for each user"),
+    ("groups", "best attainable, one rule for each group"),
+    ("shared", "best attainable, one rule for all"),
+)
+
+_MEASURED = (
+    "Accuracy is on each client's own held-out pairs; spread is the standard deviation over "
+    "clients. With few pairs a client, chance alone spreads them."
+)
+
+
+def _measured(title: str, per_client: Mapping[str, float | None]) -> tuple[str, ...] | None:
+    values = [value for value in per_client.values() if value is not None]
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+    cells = (min(values), mean, max(values), spread)
+    return (title, *(format_share(cell) for cell in cells))
+
+
+def _attainable(title: str, accuracy: object) -> tuple[str, ...] | None:
+    if not isinstance(accuracy, Mapping):
+        return None
+    return (
+        title,
+        format_share(accuracy.get("min")),
+        format_share(accuracy.get("mean")),
+        UNKNOWN,
+        UNKNOWN,
+    )
+
+
+def _differences(known: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    facts = [
+        (
+            "heterogeneity of gradients, zeta squared, last measured",
+            format_number(known.get("zeta_sq")),
+        ),
+        ("pairwise disagreement of users", format_share(known.get("pairwise_disagreement"))),
+    ]
+    if known.get("disagreement_of"):
+        facts.append(("disagreement of", str(known["disagreement_of"])))
+    for dial, value in (known.get("dials") or {}).items():
+        facts.append((f"dial: {str(dial).replace('_', ' ')}", _plain(value)))
+    return tuple(facts)
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _notes(bayes: Mapping[str, Any]) -> tuple[str, ...]:
+    notes = [_MEASURED]
+    verdicts = {
+        "common": "Held-out pairs are judged by the common taste, without noise.",
+        "own": "Held-out pairs are judged by each user's own weights, without noise.",
+        "votes": "Held-out pairs are judged by each user's own votes, noise included.",
+    }
+    if bayes.get("verdict") in verdicts:
+        notes.append(
+            "Attainable: expected accuracy of the best rules that any number of training votes "
+            "could teach, exact from the known weights. " + verdicts[bayes["verdict"]]
+        )
+    return tuple(notes)
