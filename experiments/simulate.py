@@ -27,6 +27,7 @@ class FederatedRun:
         rate: local step size eta.
         rounds: number of rounds.
         local_steps: K.
+        proximal: strength mu of FedProx' pull back to where the client's round began.
         delay: a client's update was computed at the adapter of 0 to `delay` rounds ago, uniformly.
         sample_rate: probability with which a pair joins a step (Poisson); divisors are public.
         local_noise: standard deviation of the noise on each coordinate of a client's mean
@@ -38,6 +39,7 @@ class FederatedRun:
     rate: float
     rounds: int
     local_steps: int = 1
+    proximal: float = 0.0
     delay: int = 0
     sample_rate: float = 1.0
     local_noise: float = 0.0
@@ -132,7 +134,8 @@ def federated_iterates(
             origin = history[(number - 1 - late) % (run.delay + 1), :, chains].transpose(0, 2, 1)
         local = origin
         for _ in range(run.local_steps):
-            local = local - run.rate * _noisy_gradients(objective, local, run, rng)
+            pull = run.proximal * (local - origin)
+            local = local - run.rate * (_noisy_gradients(objective, local, run, rng) + pull)
         present = cohorts(number)
         change = np.einsum("idc,ic->dc", local - origin, present) / present.sum(axis=0)
         if run.shared_noise:

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from privfed_dpo.config import Config, DataConfig
+from privfed_dpo.config import Config, DataConfig, FederationConfig
 from privfed_dpo.config.sections import (
     EvaluationConfig,
-    FederationConfig,
     PrivacyConfig,
 )
 from privfed_dpo.data.tokenize import TokenizedPair

@@ -1,13 +1,13 @@
 """Typed, frozen, strict configuration: one YAML file, then overrides, all errors at once."""
 
 from privfed_dpo.config.data_sections import DataConfig, SyntheticConfig
+from privfed_dpo.config.federation import FederationConfig
 from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.loading import dump_config, load_config, parse_config
 from privfed_dpo.config.model_sections import AdapterConfig, DpoConfig, ModelConfig
 from privfed_dpo.config.sections import (
     Config,
     EvaluationConfig,
-    FederationConfig,
     PrivacyConfig,
     RunConfig,
     SecureAggConfig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from privfed_dpo.config.drift_combinations import drift_problems
 from privfed_dpo.config.gossip_combinations import gossip_problems
 from privfed_dpo.config.sections import Config
 
@@ -13,6 +14,7 @@ def impossible_combinations(config: Config) -> tuple[str, ...]:
         + _federation(config)
         + _secret_cohorts(config)
         + gossip_problems(config)
+        + drift_problems(config)
         + _data(config)
         + _model(config)
     )

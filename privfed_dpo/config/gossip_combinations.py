@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from privfed_dpo.config.sections import Config, FederationConfig
+from privfed_dpo.config.federation import FederationConfig
+from privfed_dpo.config.sections import Config
 
 _RANDOM = ("expander", "erdos_renyi")
 _FEWEST_NODES = 2

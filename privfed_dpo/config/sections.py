@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from privfed_dpo.config.data_sections import DataConfig
+from privfed_dpo.config.federation import FederationConfig
 from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.model_sections import DpoConfig, ModelConfig
 from privfed_dpo.config.section import (
@@ -117,40 +118,6 @@ class PrivacyConfig(Section):
     )
     colluders: NonNegativeInt = Field(
         0, description="clients of a cohort that may share all they know with the server"
-    )
-
-
-class FederationConfig(Section):
-    """Rounds, cohorts and the server's step."""
-
-    rounds: PositiveInt = Field(40, description="training rounds")
-    cohort: PositiveInt | None = Field(
-        None,
-        description="clients invited to each round, or on average if cohorts are sampled; null is "
-        "all",
-    )
-    cohort_sampling: Literal["fixed", "poisson"] = Field(
-        "fixed",
-        description="fixed: those with the fewest invitations, known to everybody; poisson (user "
-        "mode): each client joins in secret with probability cohort / clients, which lowers "
-        "epsilon against outsiders",
-    )
-    max_participations: PositiveInt | None = Field(
-        None,
-        description="most rounds of one client; null is what fixed cohorts need at least [rounds]",
-    )
-    local_steps: PositiveInt = Field(
-        1, description="gradient steps at a client in one round (1 in distributed mode)"
-    )
-    learning_rate: PositiveFloat = Field(0.01, description="server step size")
-    local_learning_rate: PositiveFloat = Field(
-        1.0, description="client step size, where clients take their own steps"
-    )
-    server_optimizer: Literal["adam", "sgd", "yogi", "adagrad"] = Field(
-        "adam", description="how the server applies the aggregate (FedOpt)"
-    )
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.9, description="momentum of sgd, first-moment decay of the others"
     )
 
 

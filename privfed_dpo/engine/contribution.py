@@ -153,7 +153,8 @@ class Contributor:
         with np.errstate(over="ignore", invalid="ignore"):
             for step in range(self.plan.local_steps):
                 self.source.load(weights.astype(np.float32))
-                weights -= rate * self._mean_gradient(f"{label}/step-{step}")
+                gradient = self._mean_gradient(f"{label}/step-{step}")
+                weights -= rate * self.plan.drift.pulled_back(gradient, weights - origin)
                 drift += float(((weights - origin) ** 2).sum()) / self.plan.local_steps
         return weights - origin, drift
 

@@ -8,7 +8,7 @@ A plan that could not keep its promises cannot be built: it is refused before an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from accounting import (
@@ -21,6 +21,7 @@ from accounting import (
     encode_schedule,
     shortfall_probability,
 )
+from privfed_dpo.engine.drift_plan import DriftPlan
 from privfed_dpo.engine.gossip_plan import GossipPlan
 from privfed_dpo.engine.integer_noise import noise_kind, noise_sampler
 from privfed_dpo.engine.public_facts import PublicFacts, digest
@@ -65,6 +66,7 @@ class RunPlan:
         epsilons: certified cost of the whole run, for each adversary.
         user_updates: how updates are made in user mode; None in the others.
         gossip: who averages with whom; None with a server.
+        drift: what holds clients together in their local steps.
     """
 
     facts: PublicFacts
@@ -86,6 +88,7 @@ class RunPlan:
     epsilons: Mapping[Adversary, EpsilonPair]
     user_updates: UserUpdates | None = None
     gossip: GossipPlan | None = None
+    drift: DriftPlan = field(default_factory=DriftPlan)
 
     @property
     def mode(self) -> Mode:
@@ -264,6 +267,7 @@ class RunPlan:
             "cohort_sampling": "poisson" if self.secret_cohorts else "fixed",
             "cohort_shortfall": self._cohort_shortfall(),
             "local_steps": self.local_steps,
+            "drift_control": self.drift.describe(),
             "sample_rate": self.sample_rate,
             "record_copies": self.schedule.copies.most if self.schedule.copies else 1,
             "expected_batch_pairs": self.expected_batch_pairs,

@@ -23,6 +23,7 @@ from accounting import (
 )
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort_planning import plan_cohorts
+from privfed_dpo.engine.drift_plan import DriftPlan
 from privfed_dpo.engine.gossip_planning import make_gossip_plan, size_gossip
 from privfed_dpo.engine.integer_noise import NoiseKind, fewest_steps, integer_noise
 from privfed_dpo.engine.objective import label_response, trained_loss
@@ -120,6 +121,7 @@ class _Planner:
             epsilons=epsilons,
             user_updates=self._user_updates(),
             gossip=self.gossip,
+            drift=DriftPlan.of(config),
         )
 
     def _check_secret_budget(
