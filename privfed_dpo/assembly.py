@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from privfed_dpo.audit.pair_canaries import PairCanaries, PairCoins, canary_slot
 from privfed_dpo.config import Config
 from privfed_dpo.data.token_cache import PairTokenizer
 from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.dpo.local_policy import LocalPolicy
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.engine.client import FederatedClient
@@ -33,18 +35,15 @@ from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.adapters import Adapter
 from privfed_dpo.model.eligibility import position_limit
 from privfed_dpo.model.loading import LoadedModel, empty_model
-from privfed_dpo.model.tiny import TINY_LLAMA
 from privfed_dpo.policy import (
-    AdapterGradients,
     adapter_spec,
     base_bytes,
     cache_folder,
     load_base,
-    make_gradients,
     model_spec,
 )
 from privfed_dpo.population import PopulationFacts, population_facts
-from privfed_dpo.workers import SharedGradients, WorkerSpec
+from privfed_dpo.workers.shared import SharedPolicy, open_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Assembly:
         loaded: base model and tokenizer.
         adapter: the policy.
         shards: every client's tokenized pairs and reference, by number.
-        source: gives the engine gradients of the model.
+        source: what engine, coordinator and auditor ask the model through; to be closed.
         measure: held-out metrics.
         held_out: the pairs behind them; None if there are none.
         data_fingerprint: hash over all tokenized pairs.
@@ -71,7 +70,7 @@ class Assembly:
     loaded: LoadedModel = field(repr=False)
     adapter: Adapter = field(repr=False)
     shards: tuple[PrivateShard, ...] = field(repr=False)
-    source: AdapterGradients | SharedGradients = field(repr=False)
+    source: LocalPolicy | SharedPolicy = field(repr=False)
     measure: HeldOutMeasure = field(repr=False)
     held_out: HeldOutPairs | None = field(repr=False)
     data_fingerprint: str
@@ -83,6 +82,10 @@ class Assembly:
     def gradients(self) -> PairGradients:
         """Policy, loss and scorer behind the engine's gradients."""
         return self.source.gradients
+
+    def close(self) -> None:
+        """End all processes but this one."""
+        self.source.close()
 
     def clients(
         self,
@@ -173,14 +176,40 @@ def assemble(
     adapter = Adapter.attach(loaded, adapter_spec(config))
     limit = position_limit(loaded.model)
     max_length = min(config.data.max_length, limit or config.data.max_length)
-    source = _source(config, plan, adapter, max_length, base_folder)
-    gradients = source.gradients
+    source = open_policy(config, plan, adapter, max_length=max_length, base_folder=base_folder)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(source.close)
+        parts = _with_data(
+            config,
+            inputs,
+            plan=plan,
+            loaded=loaded,
+            source=source,
+            max_length=max_length,
+            coins=coins,
+            labels=labels,
+        )
+        on_failure.pop_all()
+    return parts
+
+
+def _with_data(
+    config: Config,
+    inputs: Inputs,
+    *,
+    plan: RunPlan,
+    loaded: LoadedModel,
+    source: LocalPolicy | SharedPolicy,
+    max_length: int,
+    coins: PairCoins | None,
+    labels: LabelSecret | None,
+) -> Assembly:
+    """Tokenize and score all pairs, and put the parts together."""
     reference = ReferenceLogprobs(
-        adapter,
+        source.adapter,
         fingerprint=loaded.fingerprint,
         cache_dir=cache_folder(config) / "reference",
-        micro_batch_pairs=gradients.micro_batch_pairs,
-        scorer=gradients.scorer,
+        score=source.reference_scores,
     )
     canaries = _canaries(config, plan, loaded, max_length, coins)
     tokenize = PairTokenizer(
@@ -204,14 +233,14 @@ def assemble(
         config=config,
         plan=plan,
         loaded=loaded,
-        adapter=adapter,
+        adapter=source.adapter,
         shards=tuple(
             PrivateShard(pairs=shard, reference=scored[start:stop])
             for shard, start, stop in zip(shards, bounds[:-1], bounds[1:], strict=True)
         ),
         source=source,
         measure=HeldOutMeasure(
-            gradients,
+            source,
             held_out,
             max_grad_norm=plan.max_grad_norm,
             loss=measured_loss(config),
@@ -221,24 +250,6 @@ def assemble(
         canaries=canaries,
         held_back=held_back,
         population=population_facts(config, inputs),
-    )
-
-
-def _source(
-    config: Config,
-    plan: RunPlan,
-    adapter: Adapter,
-    max_length: int,
-    base_folder: Path | None,
-) -> AdapterGradients | SharedGradients:
-    """Gradients of this process, or of several that share them."""
-    local = make_gradients(config, plan, adapter, max_length=max_length)
-    if config.run.processes == 1:
-        return local
-    built_in = config.model.base == TINY_LLAMA
-    base = str(base_folder) if built_in and base_folder else config.model.base
-    return SharedGradients(
-        local, WorkerSpec.of_run(config, base=base, fingerprint=plan.facts.model_fingerprint)
     )
 
 

@@ -154,8 +154,10 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
     """Show what a run would promise and cost, before any compute."""
     from privfed_dpo import lifecycle
     from privfed_dpo.observe.plan_table import render_plan
+    from privfed_dpo.policy import process_memory
 
-    facts = lifecycle.plan(_config(config, overrides)).describe()
+    resolved = _config(config, overrides)
+    facts = {**lifecycle.plan(resolved).describe(), **process_memory(resolved)}
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:

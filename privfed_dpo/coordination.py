@@ -6,7 +6,6 @@ clients live on other machines: only the carrier differs.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,13 +83,12 @@ class Coordination:
         return checkpoint
 
     def play(self, script: TrainingScript, carrier: Carrier) -> Path:
-        """Train, then write what the run leaves behind.
+        """Train, then write what the run leaves behind; whoever opened the assembly closes it.
 
         Raises:
             RunAborted: too many rounds in a row were lost; the run folder is complete.
         """
-        with contextlib.closing(self.assembly.source):
-            result = drive(script, carrier)
+        result = drive(script, carrier)
         summary = end_run(self.folder, self.assembly, self.ledger, result)
         return conclude(self.folder, summary, self.observers)
 

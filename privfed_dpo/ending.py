@@ -18,8 +18,6 @@ from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import load_config
 from privfed_dpo.engine.training import TrainingResult
 from privfed_dpo.label_secret import LABELS_FILE
-from privfed_dpo.model.samples import sample_answers
-from privfed_dpo.model.saved_adapter import verify_saved_adapter
 from privfed_dpo.observe.evidence import closing_facts, file_sha256, vouched_for
 from privfed_dpo.observe.run_folder import (
     ADAPTER_FOLDER,
@@ -63,7 +61,7 @@ def end_run(
     if checkpoint.lanes is not None:
         np.savez(folder / LANES_FILE, allow_pickle=False, **checkpoint.lanes.arrays())
     pairs = assembly.held_out.pairs if assembly.held_out else assembly.shards[0].pairs
-    verify_saved_adapter(target, assembly.adapter, pairs[:_CHECKED_PAIRS])
+    assembly.source.verify_saved(target, pairs[:_CHECKED_PAIRS])
     summary = run_summary(
         plan=assembly.plan,
         ledger=ledger,
@@ -73,11 +71,8 @@ def end_run(
         population=assembly.population.described() if assembly.population else None,
     )
     wanted = assembly.config.evaluation
-    samples = sample_answers(
-        assembly.adapter,
-        assembly.loaded.tokenizer,
-        wanted.sample_prompts,
-        max_tokens=wanted.sample_tokens,
+    samples = assembly.source.answers(
+        assembly.loaded.tokenizer, wanted.sample_prompts, max_tokens=wanted.sample_tokens
     )
     summary["samples"] = [asdict(sample) for sample in samples]
     facts = {"reason": result.reason, **closing_facts(folder, summary)}

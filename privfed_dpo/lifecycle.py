@@ -6,6 +6,7 @@ any moment leaves a folder that `resume` and `verify` understand.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,34 +86,35 @@ def train(
     folder = new_run_folder(config) if folder is None else folder
     coins = _toss_pair_coins(config, entropy)
     labels = LabelSecret.draw(entropy) if config.privacy.label_epsilon is not None else None
-    assembly = assemble(config, base_folder=folder / BASE_FOLDER, coins=coins, labels=labels)
-    run_id = entropy(16)
-    folder.mkdir(parents=True, exist_ok=True)
-    if coins is not None:
-        coins.save(folder / COINS_FILE)
-    if labels is not None:
-        labels.save(folder / CHECKPOINT_FOLDER / LABELS_FILE)
-    write_text_atomic(folder / CONFIG_FILE, dump_config(config))
-    write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
-    enrolment = Enrolment.draw(len(assembly.shards), entropy)
-    enrolment.save(folder / CHECKPOINT_FOLDER / KEYS_FILE)
-    keys = enrolment.public_facts(assembly.plan.facts.client_names)
-    header = ledger_header(assembly, run_id, folder, keys)
-    ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
-    start = ServerState.start(assembly.adapter.read())
-    checkpoint = Checkpoint(
-        round=0,
-        state=start,
-        rows=(),
-        plan_hash=assembly.plan.plan_hash,
-        data_fingerprint=assembly.data_fingerprint,
-        seconds=0.0,
-        lanes=_toss_coins(assembly.plan, entropy),
-        nodes=starting_nodes(assembly.plan, assembly.adapter.read()),
-    )
-    told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
-    run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
-    return _Simulation(run, enrolment).play(run.begin(checkpoint))
+    parts = assemble(config, base_folder=folder / BASE_FOLDER, coins=coins, labels=labels)
+    with contextlib.closing(parts) as assembly:
+        run_id = entropy(16)
+        folder.mkdir(parents=True, exist_ok=True)
+        if coins is not None:
+            coins.save(folder / COINS_FILE)
+        if labels is not None:
+            labels.save(folder / CHECKPOINT_FOLDER / LABELS_FILE)
+        write_text_atomic(folder / CONFIG_FILE, dump_config(config))
+        write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
+        enrolment = Enrolment.draw(len(assembly.shards), entropy)
+        enrolment.save(folder / CHECKPOINT_FOLDER / KEYS_FILE)
+        keys = enrolment.public_facts(assembly.plan.facts.client_names)
+        header = ledger_header(assembly, run_id, folder, keys)
+        ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
+        start = ServerState.start(assembly.adapter.read())
+        checkpoint = Checkpoint(
+            round=0,
+            state=start,
+            rows=(),
+            plan_hash=assembly.plan.plan_hash,
+            data_fingerprint=assembly.data_fingerprint,
+            seconds=0.0,
+            lanes=_toss_coins(assembly.plan, entropy),
+            nodes=starting_nodes(assembly.plan, assembly.adapter.read()),
+        )
+        told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
+        run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
+        return _Simulation(run, enrolment).play(run.begin(checkpoint))
 
 
 def resume(
@@ -148,18 +150,18 @@ def resume(
             (f"the run in {folder} has ended with status {ledger.status}",),
             advice="Start a new run; a finished run cannot go on.",
         )
-    assembly = reopen(folder)
-    checkpoint = load_checkpoint(
-        folder / CHECKPOINT_FOLDER,
-        plan_hash=assembly.plan.plan_hash,
-        data_fingerprint=assembly.data_fingerprint,
-    )
-    require_same_config(folder, ledger)
-    enrolment = Enrolment.load(folder / CHECKPOINT_FOLDER / KEYS_FILE, len(assembly.shards))
-    ledger = Ledger.open(folder / LEDGER_FILE, signer=enrolment.coordinator.sign)
-    run_id = bytes.fromhex(ledger.header.run_id)
-    run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
-    return _Simulation(run, enrolment).play(run.recover(checkpoint))
+    with contextlib.closing(reopen(folder)) as assembly:
+        checkpoint = load_checkpoint(
+            folder / CHECKPOINT_FOLDER,
+            plan_hash=assembly.plan.plan_hash,
+            data_fingerprint=assembly.data_fingerprint,
+        )
+        require_same_config(folder, ledger)
+        enrolment = Enrolment.load(folder / CHECKPOINT_FOLDER / KEYS_FILE, len(assembly.shards))
+        ledger = Ledger.open(folder / LEDGER_FILE, signer=enrolment.coordinator.sign)
+        run_id = bytes.fromhex(ledger.header.run_id)
+        run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
+        return _Simulation(run, enrolment).play(run.recover(checkpoint))
 
 
 def reopen(folder: Path) -> Assembly:

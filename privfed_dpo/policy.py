@@ -1,66 +1,27 @@
-"""From a configuration to the policy: base model, adapter, and their gradients."""
+"""From a configuration to base model, adapter, and their gradients."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from privfed_dpo.config import Config
 from privfed_dpo.data.synthetic import SyntheticTask
-from privfed_dpo.data.tokenize import TokenizedPair
-from privfed_dpo.dpo.clipped_sums import ClippedSums, SumMethod
-from privfed_dpo.dpo.memory import measure_step_memory
+from privfed_dpo.dpo.local_policy import LocalPolicy
+from privfed_dpo.dpo.memory import StepMemory
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.engine.objective import trained_loss
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
-from privfed_dpo.model.loading import LoadedModel, ModelSpec, load_model
+from privfed_dpo.model.loading import LoadedModel, ModelSpec, empty_model, load_model
+from privfed_dpo.model.sharding import sharded_memory
 from privfed_dpo.model.tiny import TINY_LLAMA
 from privfed_dpo.model.warmup import warm_up
 
-
-@dataclass(frozen=True, slots=True)
-class AdapterGradients:
-    """The model as the engine sees it; shared by all clients of one process.
-
-    Attributes:
-        adapter: the policy.
-        gradients: loss, layout and micro-batches.
-        method: how clipped gradients are summed.
-    """
-
-    adapter: Adapter = field(repr=False)
-    gradients: PairGradients = field(repr=False)
-    method: SumMethod = "rows"
-
-    def load(self, weights: npt.NDArray[np.float32]) -> None:
-        """Put a flat adapter into the model."""
-        self.adapter.write(weights)
-
-    def pair_gradients(
-        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.float32]
-    ) -> Iterator[torch.Tensor]:
-        """Yield raw pair gradients, one row per pair."""
-        return self.gradients(pairs, reference)
-
-    def clipped_sum(
-        self,
-        pairs: Sequence[TokenizedPair],
-        reference: npt.NDArray[np.float32],
-        clipper: PairClipper,
-    ) -> ClippedSum:
-        """Sum clipped pair gradients in integers, layer by layer; see `ClippedSums`."""
-        return ClippedSums(self.gradients, clipper, method=self.method)(pairs, reference)
-
-    def close(self) -> None:
-        """Nothing to give back: there is no process but this one."""
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def model_spec(config: Config) -> ModelSpec:
@@ -70,7 +31,8 @@ def model_spec(config: Config) -> ModelSpec:
         base=model.base,
         revision=model.revision,
         dtype=model.dtype,
-        device=model.device,
+        # Shares of a base move to their device block by block, when it is spread.
+        device="cpu" if config.run.shard_base else model.device,
         init_seed=config.run.seed,
         attention=model.attention,
         quantization=model.quantization,
@@ -79,11 +41,33 @@ def model_spec(config: Config) -> ModelSpec:
 
 def base_bytes(config: Config, base: torch.nn.Module) -> int:
     """Estimate the memory of the base weights; quantization holds linear layers in fewer bits."""
-    width = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}[config.model.dtype]
+    width = float(_WIDTHS[config.model.dtype])
     narrow = {"none": width, "8bit": 1.0, "4bit": 0.5}[config.model.quantization]
     weights = sum(parameter.numel() for parameter in base.parameters())
     linear = sum(m.weight.numel() for m in base.modules() if isinstance(m, torch.nn.Linear))
     return int(linear * narrow + (weights - linear) * width)
+
+
+def process_memory(config: Config) -> dict[str, int]:
+    """What one process holds of a base that several share; nothing where they do not.
+
+    A fact of this machine and not of the plan: no peer needs it.
+
+    Returns:
+        `process_base_bytes`, between passes, and `process_gathered_bytes`, on top within one.
+
+    Raises:
+        ModelError: no configuration under that name, or no decoder blocks.
+    """
+    if not config.run.shard_base:
+        return {}
+    memory = sharded_memory(
+        empty_model(model_spec(config)), config.run.processes, width=_WIDTHS[config.model.dtype]
+    )
+    return {
+        "process_base_bytes": memory.resting_bytes,
+        "process_gathered_bytes": memory.gathered_bytes,
+    }
 
 
 def adapter_spec(config: Config) -> AdapterSpec:
@@ -112,10 +96,8 @@ def build_gradients(config: Config, adapter: Adapter, micro_batch_pairs: int) ->
     )
 
 
-def make_gradients(
-    config: Config, plan: RunPlan, adapter: Adapter, *, max_length: int
-) -> AdapterGradients:
-    """Build what the engine takes gradients from, the way the plan says.
+def make_policy(config: Config, plan: RunPlan, adapter: Adapter, *, max_length: int) -> LocalPolicy:
+    """Build what a run asks its model through, the way the plan says.
 
     Where the plan leaves the micro-batch open, it becomes the largest whose longest possible pairs
     fit into the plan's memory: a function of public limits and of this machine, not of anybody's
@@ -130,18 +112,27 @@ def make_gradients(
     Raises:
         ModelError: no exact form for this model, or not even one pair fits into memory.
     """
-    sums = plan.sums
-    gradients = build_gradients(config, adapter, sums.micro_batch_pairs or 1)
-    if sums.micro_batch_pairs is None and sums.memory_bytes is not None:
-        clipper = plan.clipper() or PairClipper(1.0, 1 << 20)
-        memory = measure_step_memory(
-            ClippedSums(gradients, clipper, method=sums.method),
-            prompt_tokens=1,  # two long completions make the longest row
-            completion_tokens=max_length - 1,
-        )
-        fitting = memory.largest_micro_batch(sums.memory_bytes)
-        gradients.micro_batch_pairs = min(fitting, max(plan.facts.client_pairs))
-    return AdapterGradients(adapter, gradients, sums.method)
+    gradients = build_gradients(config, adapter, plan.sums.micro_batch_pairs or 1)
+    policy = LocalPolicy(adapter, gradients, plan.sums.method)
+    if wants_fitting(plan):
+        gradients.micro_batch_pairs = fitting_pairs(plan, policy.step_memory(max_length))
+    return policy
+
+
+def wants_fitting(plan: RunPlan) -> bool:
+    """Whether the plan leaves the micro-batch to what fits into memory."""
+    return plan.sums.micro_batch_pairs is None and plan.sums.memory_bytes is not None
+
+
+def fitting_pairs(plan: RunPlan, memory: StepMemory) -> int:
+    """Return the largest micro-batch that fits into the plan's memory and that a client can fill.
+
+    Raises:
+        ModelError: not even one pair fits.
+    """
+    room = plan.sums.memory_bytes
+    most = max(plan.facts.client_pairs)
+    return most if room is None else min(memory.largest_micro_batch(room), most)
 
 
 def cache_folder(config: Config) -> Path:

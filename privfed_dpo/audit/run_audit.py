@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +18,11 @@ from privfed_dpo.audit.lane_audit import CONFIDENCE, LaneEvidence, audit_lanes
 from privfed_dpo.audit.pair_audit import Claim, audit_pairs, membership
 from privfed_dpo.audit.pair_canaries import PairCanaries
 from privfed_dpo.data.tokenize import TokenizedPair
-from privfed_dpo.dpo.evaluate import evaluate_preferences
 from privfed_dpo.dpo.pair_gradients import PairGradients
-from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.engine.checkpoint import load_checkpoint
 from privfed_dpo.engine.contribution import PrivateShard
 from privfed_dpo.engine.lanes import LaneRecord
+from privfed_dpo.engine.measurement import MeasuredPolicy
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.errors import DataError
 from privfed_dpo.observe.run_folder import (
@@ -40,6 +40,18 @@ LANES_FILE = "audit_lanes.npz"
 _LARGEST_CANARY_SHARE = 0.02
 
 
+class ScoringPolicy(MeasuredPolicy, Protocol):
+    """The model as the auditor sees it."""
+
+    @property
+    def gradients(self) -> PairGradients:
+        """What was trained: among it the loss, whose margins are the scores."""
+        ...
+
+    def reference_scores(self, pairs: Sequence[TokenizedPair]) -> npt.NDArray[np.float32]:
+        """Score pairs under the base model, shape [n, 2]."""
+
+
 class OpenedRun(Protocol):
     """A run with its data and model back in memory, as the auditor of a simulation has them."""
 
@@ -54,8 +66,8 @@ class OpenedRun(Protocol):
         ...
 
     @property
-    def gradients(self) -> PairGradients:
-        """Policy, loss and scorer."""
+    def source(self) -> ScoringPolicy:
+        """What the model is asked through."""
         ...
 
     @property
@@ -72,6 +84,9 @@ class OpenedRun(Protocol):
     def held_back(self) -> Sequence[Sequence[TokenizedPair]]:
         """Pairs of each client that were kept out of training."""
         ...
+
+    def close(self) -> None:
+        """End all processes but this one."""
 
 
 def audit_run(folder: Path, open_run: Callable[[Path], OpenedRun]) -> AuditFindings:
@@ -98,14 +113,14 @@ def audit_run(folder: Path, open_run: Callable[[Path], OpenedRun]) -> AuditFindi
             source=str(folder),
             advice=f"Finish it first: privfed-dpo resume {folder}",
         )
-    run = open_run(folder)
-    ledger = read_ledger(folder / LEDGER_FILE)
-    claim = _claim(run.plan, ledger)
-    parts = [
-        _audit_of_lanes(folder, run.plan, ledger, claim),
-        _audit_of_canaries(folder, run, claim),
-        _audit_of_members(folder, run),
-    ]
+    with contextlib.closing(open_run(folder)) as run:
+        ledger = read_ledger(folder / LEDGER_FILE)
+        claim = _claim(run.plan, ledger)
+        parts = [
+            _audit_of_lanes(folder, run.plan, ledger, claim),
+            _audit_of_canaries(folder, run, claim),
+            _audit_of_members(folder, run),
+        ]
     findings = AuditFindings(
         bounds=tuple(bound for part in parts for bound in part.findings.bounds),
         membership=tuple(report for part in parts for report in part.findings.membership),
@@ -180,7 +195,7 @@ def _load_final_adapter(folder: Path, run: OpenedRun) -> None:
         plan_hash=run.plan.plan_hash,
         data_fingerprint=run.data_fingerprint,
     )
-    run.gradients.adapter.write(checkpoint.state.weights.astype(np.float32))
+    run.source.load(checkpoint.state.weights.astype(np.float32))
 
 
 def _audit_of_canaries(folder: Path, run: OpenedRun, claim: Claim) -> _Part:
@@ -241,20 +256,7 @@ def _members(run: OpenedRun) -> list[TokenizedPair]:
 
 
 def _margins(run: OpenedRun, pairs: Sequence[TokenizedPair]) -> npt.NDArray[np.float64]:
-    gradients = run.gradients
-    reference = ReferenceLogprobs(
-        gradients.adapter,
-        fingerprint=run.plan.facts.model_fingerprint,
-        micro_batch_pairs=gradients.micro_batch_pairs,
-        scorer=gradients.scorer,
-    )
-    _, margins = evaluate_preferences(
-        gradients.adapter,
-        pairs,
-        reference(pairs),
-        beta=gradients.loss.beta,
-        micro_batch_pairs=gradients.micro_batch_pairs,
-        scorer=gradients.scorer,
-        with_kl=False,
-    )
+    source = run.source
+    reference = source.reference_scores(pairs)
+    _, margins = source.preferences(pairs, reference, source.gradients.loss, with_kl=False)
     return margins

@@ -5,6 +5,7 @@ from __future__ import annotations
 from privfed_dpo.config.drift_combinations import drift_problems
 from privfed_dpo.config.gossip_combinations import gossip_problems
 from privfed_dpo.config.sections import Config
+from privfed_dpo.config.sharding_combinations import sharding_problems
 
 
 def impossible_combinations(config: Config) -> tuple[str, ...]:
@@ -17,6 +18,7 @@ def impossible_combinations(config: Config) -> tuple[str, ...]:
         + drift_problems(config)
         + _data(config)
         + _model(config)
+        + sharding_problems(config)
     )
 
 

@@ -47,6 +47,11 @@ class RunConfig(Section):
         description="processes on this machine that share a client's gradients, one GPU each where "
         "there are GPUs; integer sums do not depend on it",
     )
+    shard_base: bool = Field(
+        False,
+        description="spread the frozen base over these processes (FSDP): each keeps its share and "
+        "gathers the others' block by block; for bases that do not fit into one GPU",
+    )
     cache_dir: str | None = Field(
         None,
         description="folder for warmed-up models, reference log-probabilities and, if it is given, "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.dpo.dealing import ALONE, Deal
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.pair_hooks import Receive
 from privfed_dpo.errors import ModelError
@@ -73,21 +74,19 @@ class ClippedSums:
         pairs: Sequence[TokenizedPair],
         reference: npt.NDArray[np.floating],
         *,
-        rank: int = 0,
-        processes: int = 1,
+        deal: Deal = ALONE,
     ) -> ClippedSum:
         """Sums the clipped gradients of the sampled pairs of ONE client.
 
         Args:
             pairs: any number; none gives the zero sum without touching the model.
             reference: float [B, 2], log pi_ref of chosen and rejected, row by row.
-            rank: with `processes`, which part of the micro-batches to take: every one of them is
-                the same whoever takes it, so the parts of all ranks add up to the whole sum.
-            processes: over how many processes micro-batches are dealt out.
+            deal: which of the micro-batches to take: every one of them is the same whoever takes
+                it, so the parts of all processes add up to the whole sum.
 
         Returns:
-            The exact integer sum, before noise; secret. A pair whose gradient is not finite
-            counts as zero.
+            The exact integer sum over this process's pairs, before noise; secret. A pair whose
+            gradient is not finite counts as zero.
 
         Raises:
             ModelError: shapes do not fit, a pair is too long, or a row would not be a pair.
@@ -99,23 +98,26 @@ class ClippedSums:
         self.gradients.check_reference(pairs, reference)
         total = self.clipper.empty(self.gradients.adapter.dimension)
         batches = length_ordered_batches(pairs, self.gradients.micro_batch_pairs)
-        for chosen in batches[rank::processes]:
+        doubtful: list[int] = []
+        for chosen, counts in deal.turns(batches):
             part = self._micro_batch([pairs[i] for i in chosen], reference[chosen])
-            total = total.plus(part)
-        return total
+            if part is None:
+                doubtful += [int(i) for i in chosen] if counts else []
+            elif counts:
+                total = total.plus(part)
+        return total.plus(self._one_by_one(pairs, reference, doubtful, deal))
 
     def _micro_batch(
         self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
-    ) -> ClippedSum:
+    ) -> ClippedSum | None:
+        """The sum over one micro-batch; None if a pair of it may be too long for the bound."""
         with self.gradients.graph(pairs, reference) as graph:
             if self.method == "two_pass":
-                found = self._sum(lambda receive: graph.backward(receive, keep=True), len(pairs))
-            else:
-                kept: dict[int, torch.Tensor] = {}
-                graph.backward(kept.__setitem__)
-                graph.release()
-                found = self._sum(lambda receive: _replay(kept, receive), len(pairs))
-        return self._one_by_one(pairs, reference) if found is None else found
+                return self._sum(lambda receive: graph.backward(receive, keep=True), len(pairs))
+            kept: dict[int, torch.Tensor] = {}
+            graph.backward(kept.__setitem__)
+            graph.release()
+            return self._sum(lambda receive: _replay(kept, receive), len(pairs))
 
     def _sum(self, replay: _Replay, count: int) -> ClippedSum | None:
         """Norms first, then integers; None if those of a pair may be too long."""
@@ -145,13 +147,20 @@ class ClippedSums:
         return ClippedSum(integers, pairs=count, non_finite=int((~finite).sum()))
 
     def _one_by_one(
-        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+        self,
+        pairs: Sequence[TokenizedPair],
+        reference: npt.NDArray[np.floating],
+        doubtful: Sequence[int],
+        deal: Deal,
     ) -> ClippedSum:
         """Rounding pushed a pair over the bound: the clipper shortens it, on one row at a time."""
         total = self.clipper.empty(self.gradients.adapter.dimension)
-        for pair, fixed in zip(pairs, reference, strict=True):
-            for rows in self.gradients([pair], fixed[None]):
-                total = total.plus(self.clipper.clip(rows))
+        for turn in range(deal.passes(len(doubtful))):
+            counts = turn < len(doubtful)
+            place = doubtful[turn] if counts else 0
+            for rows in self.gradients([pairs[place]], reference[place : place + 1]):
+                if counts:
+                    total = total.plus(self.clipper.clip(rows))
         return total
 
 

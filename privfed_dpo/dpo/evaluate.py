@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.dpo.dealing import ALONE, Deal
 from privfed_dpo.dpo.loss import LossKind, PairLoss
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter
@@ -67,6 +68,7 @@ def evaluate_preferences(
     form: RequestedForm = "auto",
     with_kl: bool = True,
     scorer: PairScorer | None = None,
+    deal: Deal = ALONE,
 ) -> tuple[PreferenceMetrics, npt.NDArray[np.float64]]:
     """Measures a policy on preference pairs.
 
@@ -87,6 +89,7 @@ def evaluate_preferences(
         form: layout of pairs, see `PairScorer`.
         scorer: this adapter's scorer, if there is one already; takes the place of `form`.
         with_kl: also measure the distance to the reference; doubles the time.
+        deal: which of the micro-batches this process takes; every process gets the whole result.
 
     Returns:
         The metrics, and the margins beta * h, float64 [n], in the order of the pairs; ties are
@@ -106,13 +109,17 @@ def evaluate_preferences(
     policy = np.zeros((len(pairs), 2), dtype=np.float32)
     losses = np.zeros(len(pairs), dtype=np.float64)
     divergence = np.zeros((len(pairs), 2), dtype=np.float64)
-    for chosen in length_ordered_batches(pairs, micro_batch_pairs):
+    for chosen, counts in deal.turns(length_ordered_batches(pairs, micro_batch_pairs)):
         batch = scorer.batch([pairs[i] for i in chosen])
         scores, distance = _score(adapter, batch, with_kl=with_kl)
+        if not counts:
+            continue
         fixed = torch.from_numpy(reference[chosen].astype(np.float32)).to(scores.device)
         losses[chosen] = pair_loss(scores, fixed, batch.completion_lengths).cpu().numpy()
         policy[chosen] = scores.cpu().numpy()
         divergence[chosen] = distance.cpu().numpy()
+    policy, losses = deal.together(policy), deal.together(losses)
+    divergence = deal.together(divergence)
     shift = policy.astype(np.float64) - reference
     margins = _margins(policy, reference, beta)
     metrics = PreferenceMetrics(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from privfed_dpo.data.tokenize import TokenizedPair
-from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.errors import ModelError
 
 Group = tuple[Sequence[TokenizedPair], npt.NDArray[np.floating]]
+PairRows = Callable[[Sequence[TokenizedPair], npt.NDArray[np.floating]], Iterator[torch.Tensor]]
+"""What gives one gradient per pair, float32 [b, d] at a time, as `PairGradients` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class GradientMetrics:
 
 
 def gradient_metrics(
-    pair_gradients: PairGradients, groups: Mapping[str, Group], max_grad_norm: float
+    pair_gradients: PairRows, groups: Mapping[str, Group], max_grad_norm: float
 ) -> GradientMetrics:
     """Measures stationarity, heterogeneity and clipping at the current adapter.
 
@@ -54,10 +56,10 @@ def gradient_metrics(
     for pairs, reference in groups.values():
         if not pairs:
             continue
-        gathered = np.zeros(pair_gradients.adapter.dimension, dtype=np.float64)
+        gathered = np.zeros((), dtype=np.float64)
         for rows in pair_gradients(pairs, reference):
             values = rows.double()
-            gathered += values.sum(dim=0).cpu().numpy()
+            gathered = gathered + values.sum(dim=0).cpu().numpy()
             # Written so that a norm that is not a number counts as clipped.
             clipped += int((~(values.norm(dim=1) <= max_grad_norm)).sum().item())
         total += len(pairs)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as encode_tensors
 
 from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.dpo.dealing import ALONE, Deal
 from privfed_dpo.exclusive import one_at_a_time
 from privfed_dpo.model.adapters import Adapter, Float32Vector
 from privfed_dpo.model.pair_batch import length_ordered_batches
@@ -23,6 +25,39 @@ from privfed_dpo.model.scorer import PairScorer, RequestedForm
 # Changes whenever scores of the same model and pair could change.
 _SCORING_VERSION = "1"
 _KEY_BYTES = 32
+
+ScorePairs = Callable[[Sequence[TokenizedPair]], npt.NDArray[np.float32]]
+
+
+@torch.no_grad()
+def reference_scores(
+    scorer: PairScorer,
+    pairs: Sequence[TokenizedPair],
+    *,
+    micro_batch_pairs: int,
+    deal: Deal = ALONE,
+) -> npt.NDArray[np.float32]:
+    """Scores pairs under the base model, with the adapter switched off.
+
+    Args:
+        scorer: the adapter's.
+        pairs: any number.
+        micro_batch_pairs: most pairs scored at once.
+        deal: which of the micro-batches this process takes.
+
+    Returns:
+        float32 [n, 2]: log pi_ref of chosen and rejected, of all processes together.
+
+    Raises:
+        ModelError: a pair does not fit the model.
+    """
+    scores = np.zeros((len(pairs), 2), dtype=np.float32)
+    with scorer.adapter.disabled():
+        for chosen, counts in deal.turns(length_ordered_batches(pairs, micro_batch_pairs)):
+            found = scorer.logprobs(scorer.batch([pairs[i] for i in chosen]))
+            if counts:
+                scores[chosen] = found.cpu().numpy()
+    return deal.together(scores)
 
 
 class ReferenceLogprobs:
@@ -51,6 +86,7 @@ class ReferenceLogprobs:
         form: RequestedForm = "auto",
         micro_batch_pairs: int = 16,
         scorer: PairScorer | None = None,
+        score: ScorePairs | None = None,
     ) -> None:
         """Opens the cache.
 
@@ -61,13 +97,16 @@ class ReferenceLogprobs:
             form: layout of pairs, see `PairScorer`.
             micro_batch_pairs: most pairs scored at once.
             scorer: this adapter's scorer, if there is one already; takes the place of `form`.
+            score: what gives the scores of new pairs, as `reference_scores` does; takes the place
+                of all of the above but `fingerprint` and `cache_dir`.
 
         Raises:
             ModelError: no exact form for this model.
         """
-        self._adapter = adapter
-        self._scorer = scorer or PairScorer(adapter, form)
-        self._micro_batch_pairs = micro_batch_pairs
+        if score is None:
+            own = scorer or PairScorer(adapter, form)
+            score = functools.partial(reference_scores, own, micro_batch_pairs=micro_batch_pairs)
+        self._score = score
         self._fingerprint = f"{fingerprint}/{_SCORING_VERSION}"
         self._folder = None if cache_dir is None else cache_dir / fingerprint[:16]
         self._known: dict[bytes, tuple[float, float]] = {}
@@ -109,15 +148,6 @@ class ReferenceLogprobs:
         if lasting and self._folder is not None:
             self._store(self._folder, lasting)
         return computed
-
-    @torch.no_grad()
-    def _score(self, pairs: list[TokenizedPair]) -> npt.NDArray[np.float32]:
-        scores = np.zeros((len(pairs), 2), dtype=np.float32)
-        with self._adapter.disabled():
-            for chosen in length_ordered_batches(pairs, self._micro_batch_pairs):
-                batch = self._scorer.batch([pairs[i] for i in chosen])
-                scores[chosen] = self._scorer.logprobs(batch).cpu().numpy()
-        return scores
 
     def _key(self, pair: TokenizedPair) -> bytes:
         return hashlib.sha256(f"{self._fingerprint}/{pair.key}".encode()).digest()

@@ -6,17 +6,40 @@ costs privacy; whoever passes private pairs as held-out data breaks that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from privfed_dpo.data.tokenize import TokenizedPair
-from privfed_dpo.dpo.evaluate import evaluate_preferences
+from privfed_dpo.dpo.evaluate import PreferenceMetrics
 from privfed_dpo.dpo.gradient_metrics import Group, gradient_metrics
 from privfed_dpo.dpo.loss import PairLoss
-from privfed_dpo.dpo.pair_gradients import PairGradients
+
+
+class MeasuredPolicy(Protocol):
+    """The model as the coordinator sees it: flat weights in, metrics of public pairs out."""
+
+    def load(self, weights: npt.NDArray[np.float32]) -> None:
+        """Put the flat adapter, shape [d], into the model."""
+
+    def preferences(
+        self,
+        pairs: Sequence[TokenizedPair],
+        reference: npt.NDArray[np.floating],
+        loss: PairLoss,
+        *,
+        with_kl: bool = True,
+    ) -> tuple[PreferenceMetrics, npt.NDArray[np.float64]]:
+        """Measure the loaded adapter, as `evaluate_preferences` does."""
+
+    def pair_gradients(
+        self, pairs: Sequence[TokenizedPair], reference: npt.NDArray[np.floating]
+    ) -> Iterator[torch.Tensor]:
+        """Yield raw gradients in micro-batches, shape [b, d], one row per pair, in any order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +79,22 @@ class HeldOutMeasure:
     """Measures a global adapter; called with flat weights, gives fields of MetricsRow.
 
     Args:
-        gradients: policy and loss.
+        policy: the model.
         held_out: the pairs; None measures nothing.
         max_grad_norm: clip bound the clip fraction refers to; None leaves it out.
-        loss: what is measured, where it is not what is trained.
+        loss: what is measured; not always what is trained.
     """
 
     def __init__(
         self,
-        gradients: PairGradients,
+        policy: MeasuredPolicy,
         held_out: HeldOutPairs | None,
         *,
         max_grad_norm: float | None,
-        loss: PairLoss | None = None,
+        loss: PairLoss,
     ) -> None:
-        self._loss = loss or gradients.loss
-        self._gradients = gradients
+        self._loss = loss
+        self._policy = policy
         self._held_out = held_out
         self._max_grad_norm = max_grad_norm
 
@@ -79,7 +102,7 @@ class HeldOutMeasure:
         """Load the weights and measure loss, accuracy, margin, kl and gradient metrics."""
         if self._held_out is None:
             return {}
-        self._gradients.adapter.write(weights)
+        self._policy.load(weights)
         margins, measured = self._preferences(self._held_out)
         del margins
         if self._held_out.gradient_pairs:
@@ -91,7 +114,7 @@ class HeldOutMeasure:
         held_out = self._held_out
         if held_out is None or not any(held_out.users):
             return None
-        self._gradients.adapter.write(weights)
+        self._policy.load(weights)
         margins, _ = self._preferences(held_out)
         right = (margins > 0) + 0.5 * (margins == 0)
         return {
@@ -112,7 +135,7 @@ class HeldOutMeasure:
         found = []
         for client, places in _by_user(self._held_out.users).items():
             if client in weights:
-                self._gradients.adapter.write(weights[client])
+                self._policy.load(weights[client])
                 margins, _ = self._preferences(self._held_out.only(places))
                 found.append(float(((margins > 0) + 0.5 * (margins == 0)).mean()))
         if not found:
@@ -125,16 +148,7 @@ class HeldOutMeasure:
     def _preferences(
         self, held_out: HeldOutPairs
     ) -> tuple[npt.NDArray[np.float64], dict[str, float | None]]:
-        loss = self._loss
-        metrics, margins = evaluate_preferences(
-            self._gradients.adapter,
-            held_out.pairs,
-            held_out.reference,
-            beta=loss.beta,
-            loss=loss,
-            micro_batch_pairs=self._gradients.micro_batch_pairs,
-            scorer=self._gradients.scorer,
-        )
+        metrics, margins = self._policy.preferences(held_out.pairs, held_out.reference, self._loss)
         return margins, {
             "loss": metrics.loss,
             "reward_accuracy": metrics.reward_accuracy,
@@ -145,7 +159,7 @@ class HeldOutMeasure:
     def _gradient_metrics(self, held_out: HeldOutPairs) -> dict[str, float | None]:
         bound = self._max_grad_norm
         groups = held_out.gradient_groups()
-        metrics = gradient_metrics(self._gradients, groups, bound or np.inf)
+        metrics = gradient_metrics(self._policy.pair_gradients, groups, bound or np.inf)
         return {
             "grad_norm_sq": metrics.grad_norm_sq,
             "heterogeneity": metrics.heterogeneity if len(groups) > 1 else None,

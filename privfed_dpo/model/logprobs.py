@@ -60,7 +60,7 @@ def predicting_states(model: nn.Module, sequence: SequenceBatch) -> torch.Tensor
     Raises:
         ModelError: the model keeps no decoder apart from its head.
     """
-    output = _decoder(_causal_model(model))(
+    output = decoder_of(_causal_model(model))(
         input_ids=sequence.input_ids,
         attention_mask=sequence.attention_mask,
         position_ids=sequence.position_ids,
@@ -169,7 +169,12 @@ class _TokenLogprobs(torch.autograd.Function):
         return scaled, None, None, None
 
 
-def _decoder(causal: PreTrainedModel) -> nn.Module:
+def decoder_of(causal: PreTrainedModel) -> nn.Module:
+    """Returns what turns token ids into hidden states: a causal model without its head.
+
+    Raises:
+        ModelError: the model keeps no decoder apart from its head.
+    """
     decoder = causal.base_model
     if decoder is causal:  # its declared prefix names no attribute (Llama 4 text models)
         decoder = getattr(causal, "model", None)

@@ -36,6 +36,7 @@ def sample_answers(
     prompts: Sequence[str],
     *,
     max_tokens: int,
+    in_step: bool = False,
 ) -> tuple[AnswerSample, ...]:
     """Answers prompts greedily, once without the adapter and once with it.
 
@@ -48,25 +49,36 @@ def sample_answers(
         prompts: PUBLIC prompts: they and the answers are written down and shown. Answers are
             post-processing of the released adapter and cost no privacy.
         max_tokens: longest answer.
+        in_step: whether the base is spread over processes, which then all answer: none may stop
+            before the last one has.
 
     Returns:
         One sample per prompt; none, and a warning, where this model does not generate: a sample is
         not worth a run.
     """
     try:
-        return tuple(_sample(adapter, tokenizer, prompt, max_tokens) for prompt in prompts)
+        return tuple(
+            _sample(adapter, tokenizer, prompt, max_tokens=max_tokens, in_step=in_step)
+            for prompt in prompts
+        )
     except _FAILURES as error:
         warnings.warn(f"This model gave no sample answers: {error}", stacklevel=2)
         return ()
 
 
 def _sample(
-    adapter: Adapter, tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    max_tokens: int,
+    in_step: bool,
 ) -> AnswerSample:
     ids = _encode(tokenizer, prompt).to(adapter.device)
     with adapter.disabled():
-        before = _answer(adapter, tokenizer, ids, max_tokens)
-    return AnswerSample(prompt, before, _answer(adapter, tokenizer, ids, max_tokens))
+        before = _answer(adapter, tokenizer, ids, max_tokens=max_tokens, in_step=in_step)
+    after = _answer(adapter, tokenizer, ids, max_tokens=max_tokens, in_step=in_step)
+    return AnswerSample(prompt, before, after)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> torch.Tensor:
@@ -83,7 +95,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> torch.Tensor:
 
 @torch.no_grad()
 def _answer(
-    adapter: Adapter, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, max_tokens: int
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: torch.Tensor,
+    *,
+    max_tokens: int,
+    in_step: bool,
 ) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sampling settings a checkpoint came with
@@ -95,6 +112,7 @@ def _answer(
             max_new_tokens=max_tokens,
             pad_token_id=adapter.pad_id,
             eos_token_id=tokenizer.eos_token_id,
+            synced_gpus=in_step,
         )[0]
     answer: str = tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True)
     return answer.strip()

@@ -99,6 +99,10 @@ class PairScorer:
             return self._lay_out(pairs, "two_forward")
         return self._lay_out(pairs, self.form)
 
+    def one_layout_up_to(self, tokens: int) -> bool:
+        """Whether all pairs of up to so many tokens (prompt and completion) are laid out alike."""
+        return self.form != "packed" or self._window is None or tokens <= self._window
+
     def logprobs(self, batch: PairBatch) -> torch.Tensor:
         """Scores a batch under the policy, float32 [B, 2]; differentiable where enabled."""
         return completion_logprobs(self.adapter.model, batch)

@@ -154,10 +154,21 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("upload of a client each round", format_bytes(plan.get("upload_bytes"))),
                 ("of it the masked vector", format_bytes(plan.get("vector_bytes"))),
                 ("memory of the base weights", format_bytes(plan.get("model_bytes"))),
+                *_share_of_base(plan),
                 ("gradients of a micro-batch", _sums(plan)),
                 ("memory of pair gradients", format_bytes(plan.get("gradient_bytes"))),
             ),
         ),
+    )
+
+
+def _share_of_base(plan: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What one process holds, where several share the base."""
+    if plan.get("process_base_bytes") is None:
+        return ()
+    return (
+        ("of it in one process", format_bytes(plan["process_base_bytes"])),
+        ("gathered in a pass, on top", format_bytes(plan.get("process_gathered_bytes"))),
     )
 
 

@@ -1,24 +1,29 @@
 """Gradients shared by several processes: the same integers as in one, or a clear end."""
 
-from types import SimpleNamespace
+import multiprocessing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from privfed_dpo import workers
 from privfed_dpo.config import parse_config
+from privfed_dpo.dpo.local_policy import LocalPolicy
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.errors import ModelError
 from privfed_dpo.lifecycle import train
 from privfed_dpo.mechanism.clip import PairClipper
 from privfed_dpo.model.adapters import Adapter
 from privfed_dpo.model.loading import load_model
-from privfed_dpo.policy import AdapterGradients, adapter_spec, build_gradients, model_spec
+from privfed_dpo.policy import adapter_spec, build_gradients, model_spec
 from privfed_dpo.verification import verify_run
-from privfed_dpo.workers import SharedGradients, WorkerSpec
+from privfed_dpo.workers import life
+from privfed_dpo.workers.life import WorkerSpec
+from privfed_dpo.workers.pool import Pool
+from privfed_dpo.workers.shared import SharedPolicy
 from tests.support.checkpoints import write_checkpoint
 from tests.support.entropy import counted_entropy
+from tests.support.lame_workers import cannot_start
 from tests.support.tiny_run import tiny_config
 from tests.support.toy_models import shaken, toy_pairs
 
@@ -42,9 +47,9 @@ def shared(tmp_path_factory):
     vocabulary = loaded.model.get_input_embeddings().num_embeddings
     pairs = [p for p in PAIRS if max((*p.prompt, *p.chosen, *p.rejected)) < vocabulary]
     adapter = shaken(Adapter.attach(loaded, adapter_spec(config)), scale=0.05)
-    local = AdapterGradients(adapter, build_gradients(config, adapter, 4))
+    local = LocalPolicy(adapter, build_gradients(config, adapter, 4))
     spec = WorkerSpec.of_run(config, base=str(folder), fingerprint=loaded.fingerprint)
-    gradients = SharedGradients(local, spec)
+    gradients = SharedPolicy(local, spec)
     yield gradients, pairs, ReferenceLogprobs(adapter, fingerprint="toy")(pairs)
     gradients.close()
 
@@ -74,7 +79,7 @@ def test_pairs_that_are_not_numbers_are_counted_over_all_processes(shared):
 
 def test_one_micro_batch_needs_no_second_process(shared):
     gradients, pairs, reference = shared
-    idle = SharedGradients(gradients.local, gradients._spec)
+    idle = SharedPolicy(gradients.local, gradients._spec)
     found = idle.clipped_sum(pairs[:4], reference[:4], CLIPPER)
     assert found.pairs == 4
     assert idle._pool is None
@@ -86,28 +91,34 @@ def test_a_worker_that_dies_is_reported_and_replaced(shared):
     gradients.clipped_sum(pairs, reference, CLIPPER)
     gradients._pool._workers[0].kill()
     gradients._pool._workers[0].join()
-    with pytest.raises(ModelError, match="shares gradients stopped"):
+    with pytest.raises(ModelError, match="shares this client's work stopped"):
         gradients.clipped_sum(pairs, reference, CLIPPER)
     alone = gradients.local.clipped_sum(pairs, reference, CLIPPER)
     assert np.array_equal(gradients.clipped_sum(pairs, reference, CLIPPER).total, alone.total)
 
 
+def test_reference_and_metrics_are_dealt_out_and_put_together_unchanged(shared):
+    policy, pairs, reference = shared
+    assert np.array_equal(policy.reference_scores(pairs), policy.local.reference_scores(pairs))
+    loss = policy.gradients.loss
+    metrics, margins = policy.preferences(pairs, reference, loss)
+    alone, expected = policy.local.preferences(pairs, reference, loss)
+    assert metrics == alone
+    assert np.array_equal(margins, expected)
+
+
 def test_a_worker_with_another_model_never_starts(shared):
-    gradients, _, _ = shared
-    spec = gradients._spec
-    other = WorkerSpec(spec.config, spec.model, spec.adapter, "0" * 64, 2)
+    policy, _, _ = shared
+    other = replace(policy._spec, fingerprint="0" * 64)
     with pytest.raises(ModelError, match="is another model here"):
-        workers._build(other, 1)
+        life._attach(other, 1)
 
 
 def test_a_worker_that_cannot_start_is_reported_with_its_reason():
-    pool = workers._Pool.__new__(workers._Pool)
-    stopped = []
-    pool.stop = lambda: stopped.append(True)
-    said = SimpleNamespace(recv=lambda: "process 1: out of memory")
+    before = set(multiprocessing.active_children())
     with pytest.raises(ModelError, match="did not start: process 1: out of memory"):
-        pool._await_ready(said)
-    assert stopped
+        Pool(cannot_start, None, 3)
+    assert set(multiprocessing.active_children()) <= before, "nobody is left behind"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.errors import ModelError
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.model.adapters import Adapter
-from privfed_dpo.policy import adapter_spec, base_bytes, make_gradients, model_spec
+from privfed_dpo.policy import adapter_spec, base_bytes, make_policy, model_spec
 from tests.support.entropy import counted_entropy
 from tests.support.toy_models import shaken, toy_model, toy_pairs
 
@@ -38,7 +38,7 @@ def engine_of(*overrides):
         model_bytes=0,
     )
     plan = make_plan(config, facts)
-    source = make_gradients(config, plan, adapter, max_length=24)
+    source = make_policy(config, plan, adapter, max_length=24)
     shard = PrivateShard(PAIRS, ReferenceLogprobs(adapter, fingerprint="toy")(PAIRS))
     issuer = StreamIssuer(counted_entropy("policy"))
     return Contributor(plan, 0, shard, source, issuer), source
