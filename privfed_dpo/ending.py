@@ -27,6 +27,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
 )
 from privfed_dpo.observe.run_summary import run_summary
+from privfed_dpo.report.model_card import write_model_card
 from privfed_dpo.report.page import write_report
 
 KEYS_FILE = "keys.secret"
@@ -102,11 +103,12 @@ def complete_ending(folder: Path) -> dict[str, object] | None:
 
 
 def leave_tidy(folder: Path) -> None:
-    """Write the report and remove what only an unfinished run needs: its secrets, last the draft.
+    """Write report and card; remove what only an unfinished run needs: secrets, last the draft.
 
     Whoever is to audit the run needs the pairs as they were trained on, flipped labels included.
     """
     write_report(folder)
+    write_model_card(folder)
     wanted = load_config(folder / CONFIG_FILE).evaluation
     audited = wanted.audit_lanes or wanted.audit_pairs or wanted.audit_held_back
     for name in (KEYS_FILE, *(() if audited else (LABELS_FILE,)), _DRAFT_FILE):
