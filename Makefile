@@ -5,7 +5,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart experiments test test-slow mutants lint types arch reference
+.PHONY: help setup quickstart demo-flower experiments test test-slow mutants lint types arch reference
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ setup: .venv/.ready ## install into .venv (constraints.txt pins every version)
 
 quickstart: setup ## the main job: private federated DPO on the embedded task
 	$(BIN)/privfed-dpo train configs/quickstart.yaml
+
+demo-flower: setup ## a deployment on Flower on this machine, with nodes that get killed
+	OMP_NUM_THREADS=1 $(BIN)/python examples/demo_flower.py
 
 experiments: setup ## the paper's laws, measured: table, figures, pass conditions
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments --out runs/experiments

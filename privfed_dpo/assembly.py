@@ -135,22 +135,28 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
     base = empty_model(model_spec(config))
     model_bytes = base_bytes(config, base)
     adapter = Adapter.attach(base, adapter_spec(config))
-    held = [len(shard.pairs) for shard in inputs.partition.shards]
+    held = inputs.client_pairs
     slots = canary_slots(config.evaluation.audit_pairs, len(held))
     facts = PublicFacts(
-        client_names=tuple(shard.client for shard in inputs.partition.shards),
+        client_names=inputs.client_names,
         client_pairs=tuple(pairs + slot for pairs, slot in zip(held, slots, strict=True)),
         dimension=adapter.dimension,
         model_fingerprint="",
         model_bytes=model_bytes,
-        links=load_links(config, [shard.client for shard in inputs.partition.shards]),
+        links=load_links(config, inputs.client_names),
     )
     return make_plan(config, facts)
+
+
+def with_fingerprint(plan: RunPlan, fingerprint: str) -> RunPlan:
+    """Bind a plan to one base model; the plan's hash covers it."""
+    return replace(plan, facts=replace(plan.facts, model_fingerprint=fingerprint))
 
 
 def assemble(
     config: Config,
     *,
+    inputs: Inputs | None = None,
     base_folder: Path | None = None,
     coins: PairCoins | None = None,
     labels: LabelSecret | None = None,
@@ -159,6 +165,7 @@ def assemble(
 
     Args:
         config: the configuration.
+        inputs: one party's part of the data, in a deployment; None loads what the config names.
         base_folder: where the embedded task's warmed-up base is kept, which no hub has: read if
             it is there, written if not.
         coins: the auditor's coins, one for each of the config's audit pairs.
@@ -167,12 +174,12 @@ def assemble(
     Raises:
         DataError, ModelError, PlanRefused: what is wrong and what to do; nothing was spent.
     """
-    inputs = load_inputs(config)
+    inputs = load_inputs(config) if inputs is None else inputs
     plan = plan_only(config, inputs)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     loaded = load_base(config, inputs.task, base_folder)
-    plan = replace(plan, facts=replace(plan.facts, model_fingerprint=loaded.fingerprint))
+    plan = with_fingerprint(plan, loaded.fingerprint)
     adapter = Adapter.attach(loaded, adapter_spec(config))
     limit = position_limit(loaded.model)
     max_length = min(config.data.max_length, limit or config.data.max_length)

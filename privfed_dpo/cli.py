@@ -16,6 +16,7 @@ from rich.console import Console
 
 from accounting import AccountingError, BudgetExceeded
 from privfed_dpo.commands.costs import calibrate, epsilon
+from privfed_dpo.commands.deployment import client, enrol, refuse_simulation
 from privfed_dpo.commands.secagg import secagg
 from privfed_dpo.config import Config, load_config
 from privfed_dpo.config.reference import key_help
@@ -153,11 +154,13 @@ def _resumable(folder: Path) -> Iterator[None]:
 def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would promise and cost, before any compute."""
     from privfed_dpo import lifecycle
+    from privfed_dpo.deployment.coordinator import plan_deployed
     from privfed_dpo.observe.plan_table import render_plan
     from privfed_dpo.policy import process_memory
 
     resolved = _config(config, overrides)
-    facts = {**lifecycle.plan(resolved).describe(), **process_memory(resolved)}
+    make = lifecycle.plan if resolved.deployment.roster is None else plan_deployed
+    facts = {**make(resolved).describe(), **process_memory(resolved)}
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
@@ -167,6 +170,8 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
 app.command()(epsilon)
 app.command()(calibrate)
 app.command()(secagg)
+app.command()(enrol)
+app.command()(client)
 
 
 @app.command(epilog=_KEYS)
@@ -179,6 +184,7 @@ def train(
 ) -> None:
     """Train privately; leaves a run folder with adapter, ledger, metrics and report."""
     resolved = _config(config, overrides, run_dir)
+    refuse_simulation(resolved)
     from privfed_dpo import lifecycle
     from privfed_dpo.observe.console import ProgressConsole
     from privfed_dpo.observe.run_folder import new_run_folder
@@ -190,6 +196,27 @@ def train(
 
 
 @app.command()
+def server(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="run folder to create (run.dir)")
+    ] = None,
+) -> None:
+    """Coordinate clients on other machines; leaves a run folder as train does."""
+    resolved = _config(config, overrides, run_dir)
+    from privfed_dpo.deployment.coordinator import serve
+    from privfed_dpo.deployment.journal import in_folder
+    from privfed_dpo.observe.console import ProgressConsole
+    from privfed_dpo.observe.run_folder import new_run_folder
+
+    folder = new_run_folder(resolved)
+    with _resumable(folder), ProgressConsole() as observer:
+        serve(resolved, journal=in_folder(folder), folder=folder, observers=[observer])
+    _tell_where(folder)
+
+
+@app.command()
 def resume(run: RunFolder) -> None:
     """Go on with an interrupted run; nothing random is used twice, nothing spent is forgotten."""
     if not (run / "ledger.jsonl").is_file():
@@ -197,10 +224,15 @@ def resume(run: RunFolder) -> None:
             (f"there is no run to resume in {run}",), advice="Give a run folder written by train."
         )
     from privfed_dpo import lifecycle
+    from privfed_dpo.deployment.coordinator import is_deployed, resume_deployed
+    from privfed_dpo.deployment.journal import in_folder
     from privfed_dpo.observe.console import ProgressConsole
 
     with _resumable(run), ProgressConsole() as observer:
-        lifecycle.resume(run, observers=[observer])
+        if is_deployed(run):
+            resume_deployed(run, journal=in_folder(run), observers=[observer])
+        else:
+            lifecycle.resume(run, observers=[observer])
     _tell_where(run)
 
 

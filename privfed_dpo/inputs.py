@@ -28,12 +28,24 @@ class Inputs:
         held_out: pairs the coordinator measures on; empty if none were given.
         task: the embedded task, where the data come from it.
         held_back: pairs of each client that the audit keeps out of training.
+        enrolled_pairs: where some shards are elsewhere, how many pairs each client holds.
     """
 
     partition: Partition = field(repr=False)
     held_out: tuple[PreferencePair, ...] = field(repr=False)
     task: SyntheticTask | None = field(repr=False)
     held_back: tuple[tuple[PreferencePair, ...], ...] = field(repr=False, default=())
+    enrolled_pairs: tuple[int, ...] | None = None
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """All clients; a client's number is its place."""
+        return tuple(shard.client for shard in self.partition.shards)
+
+    @property
+    def client_pairs(self) -> tuple[int, ...]:
+        """How many pairs each client trains on, here or elsewhere."""
+        return self.enrolled_pairs or tuple(len(s.pairs) for s in self.partition.shards)
 
 
 def load_links(config: Config, clients: Sequence[str]) -> tuple[Edge, ...]:

@@ -1,6 +1,7 @@
 """Typed, frozen, strict configuration: one YAML file, then overrides, all errors at once."""
 
 from privfed_dpo.config.data_sections import DataConfig, SyntheticConfig
+from privfed_dpo.config.deployment import DeploymentConfig
 from privfed_dpo.config.federation import FederationConfig
 from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.loading import dump_config, load_config, parse_config
@@ -17,6 +18,7 @@ __all__ = [
     "AdapterConfig",
     "Config",
     "DataConfig",
+    "DeploymentConfig",
     "DpoConfig",
     "EvaluationConfig",
     "FederationConfig",

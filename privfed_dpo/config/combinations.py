@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from privfed_dpo.config.deployment import deployment_problems
 from privfed_dpo.config.drift_combinations import drift_problems
 from privfed_dpo.config.gossip_combinations import gossip_problems
 from privfed_dpo.config.sections import Config
@@ -16,6 +17,7 @@ def impossible_combinations(config: Config) -> tuple[str, ...]:
         + _secret_cohorts(config)
         + gossip_problems(config)
         + drift_problems(config)
+        + deployment_problems(config)
         + _data(config)
         + _model(config)
         + sharding_problems(config)
@@ -129,7 +131,8 @@ def _data(config: Config) -> list[str]:
     problems: list[str] = []
     if data.partition != "natural" and data.clients is None:
         problems.append(f"data.partition={data.partition} needs data.clients")
-    if data.train == "synthetic" and data.clients is None:
+    simulated = config.deployment.roster is None
+    if simulated and data.train == "synthetic" and data.clients is None:
         problems.append("data.train=synthetic needs data.clients")
     if data.max_pairs is not None and data.max_pairs < data.min_pairs:
         problems.append(f"data.max_pairs={data.max_pairs} is below data.min_pairs={data.min_pairs}")

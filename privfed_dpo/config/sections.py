@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from privfed_dpo.config.data_sections import DataConfig
+from privfed_dpo.config.deployment import DeploymentConfig
 from privfed_dpo.config.federation import FederationConfig
 from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.model_sections import DpoConfig, ModelConfig
@@ -193,6 +194,7 @@ class Config(Section):
     secure_agg: SecureAggConfig = Field(default_factory=SecureAggConfig)
     gossip: GossipConfig = Field(default_factory=GossipConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    deployment: DeploymentConfig = Field(default_factory=DeploymentConfig)
 
     @property
     def decentralised(self) -> bool:

@@ -1,0 +1,1 @@
+"""Programs that show the package at work; they are no part of it."""

@@ -1,0 +1,1 @@
+"""What Flower ships: imports of the package installed on each machine."""

@@ -1,0 +1,247 @@
+"""The coordinator's end of a relay: a carrier with deadlines of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from privfed_dpo.engine.exchange import Exchange
+from privfed_dpo.wire.frames import (
+    BadFrame,
+    Deliver,
+    Failed,
+    Finish,
+    Frame,
+    FrameReader,
+    Members,
+    Returned,
+    encode_frame,
+)
+
+_CHUNK_BYTES = 1 << 20
+_AROUND_BYTES = 1 << 20
+"""Room around a reply in a frame, and for the list of members."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one message, for the books of a deployment.
+
+    Attributes:
+        round: training round; 0 before the first.
+        step: what was asked.
+        client: client number, or None while it is not known who answers.
+        address: the transport's name of the node.
+        sent_bytes: length of the message.
+        received_bytes: length of the reply; 0 if none came.
+        seconds: from sending to the reply or to giving up.
+        lost: why there is no reply; empty if there is one.
+    """
+
+    round: int
+    step: str
+    client: int | None
+    address: str
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+    lost: str = ""
+
+
+@dataclass(slots=True)
+class _Awaited:
+    address: str
+    data: bytes | None = None
+    lost: str = ""
+    seconds: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        return self.data is None and not self.lost
+
+
+class RelayCarrier:
+    """Hands messages to whatever relay is connected, and waits no longer than a deadline.
+
+    One relay at a time: a new connection takes the place of the old one, whose messages count as
+    lost. A reply that comes late, twice or unasked is dropped.
+
+    Args:
+        listener: a listening local socket; see `frames.listen`. The carrier does not close it.
+        deadline_seconds: longest wait for the replies of a step, by its name.
+        max_reply_bytes: longest reply of a client.
+        note: told what became of every message.
+        clock: seconds, monotonic.
+
+    Attributes:
+        addresses: where each client can be reached, by number; a client without an address is
+            lost at once.
+        members: addresses that the relay can reach now.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        deadline_seconds: Callable[[str], float],
+        max_reply_bytes: int,
+        note: Callable[[Delivery], None] = lambda _delivery: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.addresses: dict[int, str] = {}
+        self.members: frozenset[str] = frozenset()
+        self._listener = listener
+        self._deadline_seconds = deadline_seconds
+        self._max_reply_bytes = max_reply_bytes
+        self._note = note
+        self._clock = clock
+        self._relay: socket.socket | None = None
+        self._reader = FrameReader(max_reply_bytes + _AROUND_BYTES)
+        self._tickets = 0
+        self._awaited: dict[int, _Awaited] = {}
+        self._begun = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def exchange(self, exchange: Exchange) -> Mapping[int, bytes]:
+        """Deliver to every client with an address and return the replies that came in time."""
+        reachable = {n: self.addresses[n] for n in exchange.messages if n in self.addresses}
+        numbers = {address: number for number, address in reachable.items()}
+        replies = self.send(
+            {address: exchange.messages[n] for n, address in reachable.items()},
+            round_number=exchange.round,
+            step=exchange.step,
+            numbers=numbers,
+        )
+        for number in exchange.messages.keys() - reachable.keys():
+            sent = len(exchange.messages[number])
+            self._note(
+                Delivery(exchange.round, exchange.step, number, "", sent, 0, 0.0, "not connected")
+            )
+        return {numbers[address]: data for address, data in replies.items()}
+
+    def send(
+        self,
+        messages: Mapping[str, bytes],
+        *,
+        round_number: int,
+        step: str,
+        numbers: Mapping[str, int],
+    ) -> dict[str, bytes]:
+        """Send one message to each address and wait for the replies, or for the deadline.
+
+        Args:
+            messages: bytes by address.
+            round_number: for the books.
+            step: decides the deadline.
+            numbers: for the books: client number by address, where it is known.
+
+        Returns:
+            Replies by address.
+        """
+        seconds = self._deadline_seconds(step)
+        self._begun = self._clock()
+        self._awaited = {}
+        for address, data in messages.items():
+            self._tickets += 1
+            self._awaited[self._tickets] = _Awaited(address)
+            self._post(Deliver(self._tickets, address, seconds, self._max_reply_bytes, data))
+        until = self._begun + seconds
+        while any(letter.open for letter in self._awaited.values()) and self._clock() < until:
+            self._listen(until - self._clock())
+        taken, self._awaited = self._awaited, {}
+        for letter in taken.values():
+            self._note(
+                Delivery(
+                    round=round_number,
+                    step=step,
+                    client=numbers.get(letter.address),
+                    address=letter.address,
+                    sent_bytes=len(messages[letter.address]),
+                    received_bytes=len(letter.data or b""),
+                    seconds=self._clock() - self._begun if letter.open else letter.seconds,
+                    lost="no answer in time" if letter.open else letter.lost,
+                )
+            )
+        return {a.address: a.data for a in taken.values() if a.data is not None}
+
+    def wait(self, seconds: float) -> None:
+        """Listen for news of who can be reached, for at most so long."""
+        self._listen(seconds)
+
+    def finish(self) -> None:
+        """Tell the relay that the run is over; then call `close`."""
+        if self._relay is not None:
+            self._post(Finish())
+
+    def close(self) -> None:
+        """Hang up; the relay waits for a coordinator to come back."""
+        self._hang_up("the coordinator stopped")
+        self._selector.close()
+
+    def _post(self, frame: Deliver | Finish) -> None:
+        if self._relay is None:
+            self._lose("no relay is connected")
+            return
+        try:
+            self._relay.sendall(encode_frame(frame))
+        except OSError:
+            self._hang_up("the relay went away")
+
+    def _listen(self, seconds: float) -> None:
+        """Wait for one piece of news and take it."""
+        for key, _ in self._selector.select(max(0.0, seconds)):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj is self._relay:
+                self._read(self._relay)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        self._hang_up("another relay took over")
+        self._relay, self._reader = connection, FrameReader(self._max_reply_bytes + _AROUND_BYTES)
+        self._selector.register(connection, selectors.EVENT_READ)
+
+    def _read(self, relay: socket.socket) -> None:
+        try:
+            data = relay.recv(_CHUNK_BYTES)
+            frames = list(self._reader.feed(data))
+        except (OSError, BadFrame) as error:
+            self._hang_up(f"the relay was cut off: {error}")
+            return
+        if not data:
+            self._hang_up("the relay went away")
+        for frame in frames:
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        if isinstance(frame, Members):
+            self.members = frozenset(frame.addresses)
+        elif isinstance(frame, Returned | Failed):
+            letter = self._awaited.get(frame.ticket)
+            if letter is None or not letter.open:
+                return
+            letter.seconds = self._clock() - self._begun
+            if isinstance(frame, Returned):
+                letter.data = frame.data
+            else:
+                letter.lost = frame.reason
+
+    def _hang_up(self, reason: str) -> None:
+        if self._relay is None:
+            return
+        self._selector.unregister(self._relay)
+        with contextlib.suppress(OSError):
+            self._relay.close()
+        self._relay = None
+        self.members = frozenset()
+        self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        for letter in self._awaited.values():
+            if letter.open:
+                letter.lost = reason

@@ -1,0 +1,136 @@
+"""Coordinator, relay and clients as processes of their own would be: the contract holds."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+
+from accounting import Adjacency, Ledger, LedgerHeader
+from privfed_dpo.engine.checkpoint import Checkpoint
+from privfed_dpo.engine.exchange import Exchange
+from privfed_dpo.engine.federated import FederatedTraining
+from privfed_dpo.engine.messages import START
+from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.wire.carrier import drive
+from privfed_dpo.wire.client_socket import Declined
+from privfed_dpo.wire.loopback import LoopbackCarrier
+from tests.contracts.carrier_contract import CarrierContract
+from tests.support.fake_federation import DIMENSION, RUN_ID, fake_clients, fake_plan
+from tests.support.relayed import client_sockets, relayed, socket_carrier
+from tests.support.socket_post import SocketPost
+
+
+class TestSocketCarrier(CarrierContract):
+    def open_carrier(self, handlers):
+        return socket_carrier(handlers)
+
+
+def trained(plan, path, open_carrier):
+    """Weights after all rounds, and the ledger's bytes; keys and noise are the same every time."""
+    clients, roster = fake_clients(plan)
+    header = LedgerHeader(
+        run_id=RUN_ID.hex(),
+        plan_hash=plan.plan_hash,
+        config_hash="c",
+        unit=plan.schedule.unit,
+        adjacency=Adjacency.ZERO_OUT,
+        budget=plan.budget,
+        schedule=plan.schedule,
+        clients=len(roster),
+    )
+    totals = []
+    training = FederatedTraining(
+        plan=plan,
+        run_id=RUN_ID,
+        roster=roster,
+        ledger=Ledger.create(path, header),
+        update=ServerUpdate(kind="sgd", learning_rate=0.1, momentum=0.5),
+        measure=lambda weights: {},
+        measure_every=1,
+        seed=0,
+        save=lambda checkpoint: totals.append(checkpoint.state.weights.tobytes()),
+        observer=lambda event: None,
+        clock=lambda: 0.0,
+    )
+    weights = np.zeros(DIMENSION, dtype=np.float32)
+    start = Checkpoint(0, ServerState.start(weights), (), plan.plan_hash, "d", 0.0)
+    with open_carrier({n: c.handle for n, c in clients.items()}) as carrier:
+        result = drive(training.script(start), carrier)
+    assert result.status == "finished"
+    return totals, path.read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local"])
+def test_a_training_is_the_same_to_the_bit_over_sockets_and_in_one_process(mode, tmp_path):
+    plan = fake_plan("federation.rounds=4", f"privacy.mode={mode}")
+    near = trained(
+        plan, tmp_path / "near", lambda handlers: contextlib.nullcontext(LoopbackCarrier(handlers))
+    )
+    far = trained(plan, tmp_path / "far", socket_carrier)
+    assert near == far
+
+
+def test_whoever_misses_the_deadline_is_lost_and_its_late_answer_is_nobody_s():
+    """The slow client's answer to the first message must not count as one to the second."""
+    may_answer = threading.Event()
+    notes = []
+
+    def slow(data):
+        may_answer.wait()
+        return b"late " + data
+
+    handlers = {0: lambda data: data, 1: slow}
+    with socket_carrier(handlers, seconds=0.5, note=notes.append) as carrier:
+        first = carrier.exchange(Exchange(1, START, {0: b"a", 1: b"a"}))
+        assert dict(first) == {0: b"a"}
+        may_answer.set()
+        second = carrier.exchange(Exchange(1, "ShareKeys", {0: b"b"}))
+        assert dict(second) == {0: b"b"}
+    lost = [note for note in notes if note.lost]
+    assert [(n.client, n.step, n.lost) for n in lost] == [(1, START, "no answer in time")]
+    assert lost[0].seconds >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("handle", "reason"),
+    [
+        (lambda data: bytes(2048), "above the limit"),
+        (
+            lambda data: (_ for _ in ()).throw(Declined("my policy forbids it")),
+            "my policy forbids it",
+        ),
+    ],
+    ids=["an oversized answer", "a refusal"],
+)
+def test_one_bad_client_is_named_and_the_others_are_heard(handle, reason):
+    notes = []
+    handlers = {0: lambda data: data, 1: handle, 2: lambda data: data}
+    with socket_carrier(handlers, note=notes.append, limit=1024) as carrier:
+        replies = carrier.exchange(Exchange(1, START, dict.fromkeys(handlers, b"x")))
+    assert dict(replies) == {0: b"x", 2: b"x"}
+    assert [(note.client, reason in note.lost) for note in notes if note.lost] == [(1, True)]
+
+
+def test_every_message_is_in_the_books():
+    notes = []
+    with socket_carrier({0: lambda data: data * 2}, note=notes.append) as carrier:
+        carrier.exchange(Exchange(3, "Unmask", {0: b"abc", 9: b"nobody is there"}))
+    facts = [(n.round, n.step, n.client, n.sent_bytes, n.received_bytes, n.lost) for n in notes]
+    assert facts == [(3, "Unmask", 0, 3, 6, ""), (3, "Unmask", 9, 15, 0, "not connected")]
+
+
+def test_a_relay_that_dies_loses_what_was_under_way_and_another_takes_over():
+    class DeadPost(SocketPost):
+        def push(self, letters):
+            raise OSError("the transport is gone")
+
+    handlers = {0: lambda data: data}
+    with client_sockets(handlers) as sockets:
+        post = DeadPost({"0": sockets[0]})
+        with relayed(post, handlers) as carrier:
+            assert dict(carrier.exchange(Exchange(1, START, {0: b"a"}))) == {}
+            post.push = SocketPost.push.__get__(post)
+            while "0" not in carrier.members:
+                carrier.wait(1.0)
+            assert dict(carrier.exchange(Exchange(2, START, {0: b"b"}))) == {0: b"b"}

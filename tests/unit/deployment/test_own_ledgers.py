@@ -1,0 +1,131 @@
+"""A client's own books: they outlast it, add up over runs, and refuse before anything is lost."""
+
+import pytest
+
+from accounting import read_ledger
+from privfed_dpo.config.client_policy import LimitsConfig
+from privfed_dpo.deployment.consent import objections
+from privfed_dpo.deployment.own_ledgers import OwnLedgers
+from privfed_dpo.engine.client import ClientRefused
+from secure_agg import IdentityKey
+from tests.support.entropy import counted_entropy
+from tests.support.fake_federation import fake_plan
+
+RUN, OTHER = b"1" * 16, b"2" * 16
+NAMES = [f"client-{n}" for n in range(8)]
+PLAN = fake_plan("federation.rounds=6", "privacy.noise_multiplier=2")
+WHOLE = PLAN.epsilons[PLAN.schedule.headline].certified
+
+
+def books(folder, max_epsilon=100.0, max_delta=0.5):
+    return OwnLedgers(
+        folder,
+        name="client-3",
+        identity=IdentityKey.generate(counted_entropy("me")),
+        limits=LimitsConfig(max_epsilon=max_epsilon, max_delta=max_delta),
+    )
+
+
+def test_what_was_booked_is_known_after_a_restart(tmp_path):
+    mine = books(tmp_path)
+    mine.begin(RUN, PLAN, b"document")
+    assert mine.total().epsilon == 0
+    for number in (1, 2, 5):
+        mine.require_room(RUN, number, NAMES)
+        mine.book(RUN, number, NAMES)
+    spent = mine.total()
+    schedule = PLAN.schedule
+    assert spent.epsilon == schedule.spent(schedule.headline, PLAN.delta, 3, 5).certified
+    assert 0 < spent.epsilon < WHOLE
+    again = books(tmp_path)
+    assert again.total() == spent
+    assert (again.participations(RUN), again.last_round(RUN)) == (3, 5)
+    assert again.document(RUN) == b"document"
+    assert again.document(OTHER) is None
+    again.begin(RUN, PLAN, b"document")
+    with pytest.raises(ClientRefused, match="another description"):
+        again.begin(RUN, PLAN, b"another")
+
+
+def test_a_run_costs_no_more_than_its_plan_said(tmp_path):
+    mine = books(tmp_path)
+    mine.begin(RUN, PLAN, b"d")
+    for number in range(1, 7):
+        mine.book(RUN, number, NAMES)
+    assert mine.total().epsilon == pytest.approx(WHOLE)
+    with pytest.raises(ClientRefused, match="used up"):
+        mine.require_room(RUN, 7, NAMES)
+
+
+def test_runs_add_up_and_the_last_one_stops_in_time(tmp_path):
+    """Two runs at once fit by themselves; together they do not, whatever either server says."""
+    schedule = PLAN.schedule
+    one_round = schedule.spent(schedule.headline, PLAN.delta, 1, 1).certified
+    mine = books(tmp_path, max_epsilon=WHOLE + one_round / 2)
+    mine.begin(RUN, PLAN, b"d")
+    mine.begin(OTHER, PLAN, b"e")
+    for number in range(1, 7):
+        mine.book(RUN, number, NAMES)
+    with pytest.raises(ClientRefused, match="over all runs"):
+        mine.require_room(OTHER, 1, NAMES)
+    restarted = books(tmp_path, max_epsilon=WHOLE + one_round / 2)
+    with pytest.raises(ClientRefused, match="over all runs"):
+        restarted.require_room(OTHER, 1, NAMES)
+    with pytest.raises(ClientRefused, match="the whole plan"):
+        restarted.begin(b"3" * 16, PLAN, b"f")
+    assert books(tmp_path, max_epsilon=WHOLE + one_round).require_room(OTHER, 1, NAMES) is None
+
+
+def test_deltas_add_up_too(tmp_path):
+    mine = books(tmp_path, max_delta=1.5 * PLAN.delta)
+    mine.begin(RUN, PLAN, b"d")
+    mine.book(RUN, 1, NAMES)
+    with pytest.raises(ClientRefused, match="delta"):
+        mine.begin(OTHER, PLAN, b"e")
+
+
+def test_the_books_are_a_signed_ledger(tmp_path):
+    mine = books(tmp_path)
+    mine.begin(RUN, PLAN, b"d")
+    mine.book(RUN, 1, NAMES)
+    found = read_ledger(tmp_path / RUN.hex() / "ledger.jsonl")
+    assert [line.kind for line in found.lines] == ["header", "spend"]
+    assert all(line.signature for line in found.lines)
+
+
+def test_a_line_a_crash_tore_was_never_released(tmp_path):
+    mine = books(tmp_path)
+    mine.begin(RUN, PLAN, b"d")
+    mine.book(RUN, 1, NAMES)
+    path = tmp_path / RUN.hex() / "ledger.jsonl"
+    mine.book(RUN, 2, NAMES)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert books(tmp_path).last_round(RUN) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "word"),
+    [
+        ({"max_epsilon": 0.5}, "epsilon"),
+        ({"max_delta": 1e-9}, "delta"),
+        ({"min_cohort": 9}, "8 clients in a round"),
+        ({"min_threshold": 7}, "sums of 6"),
+        ({"min_colluders": 2}, "1 colluders"),
+        ({"plans": ("ab" * 32,)}, "hash"),
+    ],
+)
+def test_a_plan_outside_the_limits_is_objected_to(limits, word):
+    allowed = {"max_epsilon": 100.0, "max_delta": 0.5}
+    assert objections(PLAN, LimitsConfig(**allowed)) == []
+    assert objections(PLAN, LimitsConfig(**allowed, plans=(PLAN.plan_hash,))) == []
+    found = objections(PLAN, LimitsConfig(**(allowed | limits)))
+    assert len(found) == 1
+    assert word in found[0]
+
+
+def test_no_privacy_is_objected_to():
+    plan = fake_plan(
+        "privacy.mode=none", "privacy.noise_multiplier=null", "secure_agg.enabled=false"
+    )
+    allowed = LimitsConfig(max_epsilon=1e9, max_delta=0.5)
+    assert objections(plan, allowed) == ["the plan promises no privacy"]

@@ -1,0 +1,166 @@
+"""Frames: whole ones only, of this version only, never above the limit; sockets for the owner only."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privfed_dpo.wire.client_socket import Declined, answer_one
+from privfed_dpo.wire.frames import (
+    HEADER_BYTES,
+    MARK,
+    Answer,
+    Ask,
+    BadFrame,
+    Deliver,
+    Failed,
+    Finish,
+    FrameReader,
+    LocalSocketError,
+    Members,
+    Refusal,
+    Returned,
+    ask_client,
+    encode_frame,
+    listen,
+)
+
+TEXT, DATA = st.text(max_size=20), st.binary(max_size=200)
+TICKETS = st.integers(0, 2**63 - 1)
+FRAMES = st.one_of(
+    st.builds(Members, st.lists(TEXT, max_size=3).map(tuple)),
+    st.builds(Deliver, TICKETS, TEXT, st.floats(0, 1e6), st.integers(0, 2**31), DATA),
+    st.builds(Returned, TICKETS, DATA),
+    st.builds(Failed, TICKETS, TEXT),
+    st.just(Finish()),
+    st.builds(Ask, DATA),
+    st.builds(Answer, DATA),
+    st.builds(Refusal, TEXT),
+)
+
+
+@given(frames=st.lists(FRAMES, max_size=4), cuts=st.lists(st.integers(1, 40), min_size=1))
+def test_frames_survive_any_cutting_of_the_stream(frames, cuts):
+    stream, found, reader = b"".join(map(encode_frame, frames)), [], FrameReader()
+    place = step = 0
+    while place < len(stream):
+        size = cuts[step % len(cuts)]
+        found += reader.feed(stream[place : place + size])
+        place, step = place + size, step + 1
+    assert found == frames
+
+
+@given(data=st.binary(max_size=60))
+def test_any_bytes_are_frames_or_refused(data):
+    try:
+        list(FrameReader(1000).feed(data))
+    except BadFrame:
+        return
+
+
+@pytest.mark.parametrize(
+    ("stream", "why"),
+    [
+        (b"PFD2" + bytes(8), "version"),
+        (b"GET / HTTP/1.1\r\n", "version"),
+        (MARK + (1001).to_bytes(8, "big"), "1001 bytes are above the limit of 1000"),
+        (MARK + (1).to_bytes(8, "big") + b"\xc1", "not a message"),
+        (MARK + (2).to_bytes(8, "big") + b"\x91\x63", "not a message"),
+        (MARK + (4).to_bytes(8, "big") + b"\x92\x06\xc4\x00"[:4], "not a message|non-canonical"),
+        (MARK + (5).to_bytes(8, "big") + b"\x92\x06\xc5\x00\x00", "non-canonical"),
+    ],
+)
+def test_what_is_no_frame_is_refused_and_long_ones_before_they_are_read(stream, why):
+    if b"\xc4\x00" in stream:
+        assert list(FrameReader(1000).feed(stream)) == [Ask(b"")]
+        return
+    with pytest.raises(BadFrame, match=why):
+        list(FrameReader(1000).feed(stream))
+
+
+def test_a_header_alone_is_not_yet_a_frame():
+    frame = encode_frame(Ask(b"x"))
+    assert list(FrameReader().feed(frame[:HEADER_BYTES])) == []
+
+
+def test_only_the_owner_can_connect(tmp_path):
+    path = tmp_path / "deep" / "client.sock"
+    listener = listen(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    listener.close()
+    shared = tmp_path / "shared.sock"
+    listener = listen(shared, group=os.getgid())
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o660
+    listener.close()
+
+
+def test_a_dead_process_s_socket_is_replaced_and_a_living_one_s_is_not(tmp_path):
+    path = tmp_path / "a.sock"
+    listen(path).close()
+    second = listen(path)
+    with pytest.raises(LocalSocketError, match="another process listens"):
+        listen(path)
+    second.close()
+    plain = tmp_path / "notes.txt"
+    plain.write_text("mine")
+    with pytest.raises(LocalSocketError, match="no socket"):
+        listen(plain)
+    assert plain.read_text() == "mine"
+
+
+def serving(path, handle, questions):
+    listener, told = listen(path), []
+
+    def serve():
+        told.extend(answer_one(listener, handle, max_bytes=1000) for _ in range(questions))
+        listener.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread, told
+
+
+def test_a_client_survives_peers_that_talk_nonsense(tmp_path):
+    path = tmp_path / "c.sock"
+
+    def handle(data):
+        if data == b"no":
+            raise Declined("not with me")
+        return data + data
+
+    thread, told = serving(path, handle, 6)
+    for nonsense in (b"", b"GET / HTTP/1.1\r\n\r\n", encode_frame(Finish())):
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(path))
+            peer.sendall(nonsense)
+            peer.shutdown(socket.SHUT_WR)
+            peer.recv(1000)
+    assert ask_client(path, b"no", seconds=5) == Refusal("not with me")
+    assert "above the limit" in ask_client(path, bytes(2000), seconds=5).reason
+    assert ask_client(path, b"ab", seconds=5) == Answer(b"abab")
+    thread.join()
+    assert [bool(reason) for reason in told] == [True] * 5 + [False]
+
+
+def test_a_client_that_is_not_there_is_an_error_of_its_own(tmp_path):
+    with pytest.raises(LocalSocketError, match="no answer from the client process"):
+        ask_client(tmp_path / "nobody.sock", b"x", seconds=1)
+
+
+def test_what_a_transport_s_processes_load_is_small():
+    program = (
+        "import sys; import privfed_dpo.wire.relay, privfed_dpo.wire.frames; "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "transformers", "peft", "opacus", "numpy", "cryptography", "pydantic"}
+    assert not heavy & set(run.stdout.split())
