@@ -5,7 +5,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart demo-flower experiments test test-slow mutants lint types arch reference
+.PHONY: help setup quickstart demo-flower experiments site test test-slow mutants lint types arch reference
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ demo-flower: setup ## a deployment on Flower on this machine, with nodes that ge
 
 experiments: setup ## the paper's laws, measured: table, figures, pass conditions
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments --out runs/experiments
+
+site: setup ## documentation as a site, in site/: guides, interface, threats, wire
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: setup lint types arch ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
