@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from privfed_dpo.audit.pair_canaries import PairCanaries, PairCoins, canary_slots, write_canaries
@@ -63,6 +64,7 @@ class Assembly:
         canaries: the auditor's made-up pairs and coins; they stand last in the shards.
         held_back: pairs of each client that were kept out of training.
         population: how far the users differ, as far as it is known.
+        start: the untrained adapter, shape [d].
     """
 
     config: Config
@@ -77,6 +79,9 @@ class Assembly:
     canaries: PairCanaries | None = field(repr=False, default=None)
     held_back: tuple[tuple[TokenizedPair, ...], ...] = field(repr=False, default=())
     population: PopulationFacts | None = None
+    start: npt.NDArray[np.float32] = field(
+        repr=False, default_factory=lambda: np.zeros(0, np.float32)
+    )
 
     @property
     def gradients(self) -> PairGradients:
@@ -257,6 +262,7 @@ def _with_data(
         canaries=canaries,
         held_back=held_back,
         population=population_facts(config, inputs),
+        start=source.adapter.read(),
     )
 
 

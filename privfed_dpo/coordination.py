@@ -89,7 +89,7 @@ class Coordination:
             RunAborted: too many rounds in a row were lost; the run folder is complete.
         """
         result = drive(script, carrier)
-        summary = end_run(self.folder, self.assembly, self.ledger, result)
+        summary = end_run(self.folder, self.assembly, self.ledger, result, entropy=self.entropy)
         return conclude(self.folder, summary, self.observers)
 
     def training(

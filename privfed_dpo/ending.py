@@ -7,6 +7,7 @@ between the two loses nothing: `complete_ending` goes on from there.
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import load_config
 from privfed_dpo.engine.training import TrainingResult
 from privfed_dpo.label_secret import LABELS_FILE
+from privfed_dpo.mechanism.keystream import Entropy
 from privfed_dpo.observe.evidence import closing_facts, file_sha256, vouched_for
 from privfed_dpo.observe.run_folder import (
     ADAPTER_FOLDER,
@@ -27,6 +29,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
 )
 from privfed_dpo.observe.run_summary import run_summary
+from privfed_dpo.personal import compare_clients
 from privfed_dpo.report.model_card import write_model_card
 from privfed_dpo.report.page import write_report
 
@@ -38,7 +41,12 @@ _CHECKED_PAIRS = 4
 
 
 def end_run(
-    folder: Path, assembly: Assembly, ledger: Ledger, result: TrainingResult
+    folder: Path,
+    assembly: Assembly,
+    ledger: Ledger,
+    result: TrainingResult,
+    *,
+    entropy: Entropy = secrets.token_bytes,
 ) -> dict[str, object]:
     """Save and check the adapter, then close the ledger over everything the run leaves behind.
 
@@ -47,6 +55,7 @@ def end_run(
         assembly: what was trained.
         ledger: open, with every round booked.
         result: how training ended.
+        entropy: source of secrets, where clients train adapters of their own.
 
     Returns:
         The content of `summary.json`. The caller announces it and then calls `leave_tidy`.
@@ -76,6 +85,7 @@ def end_run(
         assembly.loaded.tokenizer, wanted.sample_prompts, max_tokens=wanted.sample_tokens
     )
     summary["samples"] = [asdict(sample) for sample in samples]
+    summary["comparison"] = compare_clients(assembly, weights, folder, entropy=entropy)
     facts = {"reason": result.reason, **closing_facts(folder, summary)}
     write_json_atomic(folder / CHECKPOINT_FOLDER / _DRAFT_FILE, summary)
     summary["ledger_head"] = ledger.close(result.status, facts)

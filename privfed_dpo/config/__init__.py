@@ -6,6 +6,7 @@ from privfed_dpo.config.federation import FederationConfig
 from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.loading import dump_config, load_config, parse_config
 from privfed_dpo.config.model_sections import AdapterConfig, DpoConfig, ModelConfig
+from privfed_dpo.config.personal import PersonalConfig
 from privfed_dpo.config.sections import (
     Config,
     EvaluationConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "FederationConfig",
     "GossipConfig",
     "ModelConfig",
+    "PersonalConfig",
     "PrivacyConfig",
     "RunConfig",
     "SecureAggConfig",

@@ -72,4 +72,9 @@ def deployment_problems(config: Config) -> list[str]:
         for name in ("audit_lanes", "audit_pairs", "audit_held_back")
         if getattr(evaluation, name)
     ]
+    if evaluation.references or config.personal.enabled:
+        problems.append(
+            "evaluation.references and personal.enabled train on clients' pairs at the end of a "
+            "simulated run; in a deployment these never leave their clients: leave both off"
+        )
     return problems

@@ -15,6 +15,7 @@ from privfed_dpo.config.deployment import DeploymentConfig
 from privfed_dpo.config.federation import FederationConfig
 from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.model_sections import DpoConfig, ModelConfig
+from privfed_dpo.config.personal import PersonalConfig
 from privfed_dpo.config.section import (
     NonNegativeInt,
     PositiveFloat,
@@ -180,6 +181,17 @@ class EvaluationConfig(Section):
         description="pairs each client keeps out of training, at most half of them, so that the "
         "audit can measure membership inference; 0 is off [pairs]",
     )
+    references: tuple[Literal["local_only", "centralised"], ...] = Field(
+        (),
+        description="simulation: what to compare the shared adapter with. local_only trains each "
+        "client alone, centralised one model on all pairs in one place, both WITHOUT privacy; "
+        "figures in summary and report are then not private either",
+    )
+    compared_clients: PositiveInt | None = Field(
+        None,
+        description="clients, drawn by the public seed, whose personal and local-only adapters "
+        "are trained; null is all",
+    )
 
 
 class Config(Section):
@@ -195,6 +207,7 @@ class Config(Section):
     gossip: GossipConfig = Field(default_factory=GossipConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     deployment: DeploymentConfig = Field(default_factory=DeploymentConfig)
+    personal: PersonalConfig = Field(default_factory=PersonalConfig)
 
     @property
     def decentralised(self) -> bool:

@@ -130,20 +130,27 @@ class HeldOutMeasure:
         Args:
             weights: flat adapters by client name; clients without held-out pairs are left out.
         """
-        if self._held_out is None:
-            return {}
-        found = []
-        for client, places in _by_user(self._held_out.users).items():
-            if client in weights:
-                self._policy.load(weights[client])
-                margins, _ = self._preferences(self._held_out.only(places))
-                found.append(float(((margins > 0) + 0.5 * (margins == 0)).mean()))
+        found = [
+            accuracy
+            for client, flat in weights.items()
+            if (accuracy := self.own_accuracy(client, flat)) is not None
+        ]
         if not found:
             return {}
         return {
             "client_accuracy_min": min(found),
             "client_accuracy_mean": float(np.mean(found)),
         }
+
+    def own_accuracy(self, client: str, weights: npt.NDArray[np.float32]) -> float | None:
+        """Accuracy of an adapter on one client's held-out pairs; None if there are none."""
+        held_out = self._held_out
+        places = _by_user(held_out.users).get(client) if held_out else None
+        if held_out is None or not places:
+            return None
+        self._policy.load(weights)
+        margins, _ = self._preferences(held_out.only(places))
+        return float(((margins > 0) + 0.5 * (margins == 0)).mean())
 
     def _preferences(
         self, held_out: HeldOutPairs

@@ -8,7 +8,7 @@ from typing import Any
 
 from privfed_dpo.observe.quantities import UNKNOWN, format_number, format_share
 
-CLIENT_HEADS = ("", "worst client", "mean", "best client", "spread")
+CLIENT_HEADS = ("", "worst client", "mean", "best client", "spread", "shared minus this")
 """Headings of the rows in `ClientFacts.accuracies`."""
 
 
@@ -20,11 +20,13 @@ class ClientFacts:
         accuracies: rows of text, one cell for each of CLIENT_HEADS.
         differences: how far clients differ.
         notes: what a reader has to know.
+        alarm: what is not private here; empty if everything is.
     """
 
     accuracies: tuple[tuple[str, ...], ...]
     differences: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    alarm: str
 
 
 def client_facts(summary: Mapping[str, Any]) -> ClientFacts:
@@ -35,17 +37,27 @@ def client_facts(summary: Mapping[str, Any]) -> ClientFacts:
     """
     known = summary.get("heterogeneity") or {}
     bayes = known.get("bayes_accuracy") or {}
+    comparison = summary.get("comparison") or {}
+    arms = comparison.get("arms") or {}
     rows = [
-        _measured("the shared adapter", summary.get("per_client") or {}),
+        _measured("the shared adapter, all clients", summary.get("per_client") or {}),
+        *(_arm(title, arms.get(arm)) for arm, title in _ARMS if arms),
         *(_attainable(title, bayes.get(rule)) for rule, title in _RULES),
     ]
     return ClientFacts(
         accuracies=tuple(row for row in rows if row is not None),
         differences=_differences(known),
-        notes=_notes(bayes),
+        notes=_notes(bayes, arms, comparison.get("settings") or {}),
+        alarm=str(comparison.get("not_private") or ""),
     )
 
 
+_ARMS = (
+    ("shared", "the shared adapter, clients compared"),
+    ("personal", "personal adapters"),
+    ("local_only", "local-only adapters"),
+    ("centralised", "a centralised adapter"),
+)
 _RULES = (
     ("own", "best attainable, one rule for each user"),
     ("groups", "best attainable, one rule for each group"),
@@ -58,14 +70,23 @@ _MEASURED = (
 )
 
 
-def _measured(title: str, per_client: Mapping[str, float | None]) -> tuple[str, ...] | None:
+def _measured(
+    title: str, per_client: Mapping[str, float | None], gap: str = UNKNOWN
+) -> tuple[str, ...] | None:
     values = [value for value in per_client.values() if value is not None]
     if not values:
         return None
     mean = sum(values) / len(values)
     spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
     cells = (min(values), mean, max(values), spread)
-    return (title, *(format_share(cell) for cell in cells))
+    return (title, *(format_share(cell) for cell in cells), gap)
+
+
+def _arm(title: str, arm: object) -> tuple[str, ...] | None:
+    if not isinstance(arm, Mapping):
+        return None
+    gap = format_share(arm.get("shared_minus_this"))
+    return _measured(title, arm.get("per_client") or {}, gap)
 
 
 def _attainable(title: str, accuracy: object) -> tuple[str, ...] | None:
@@ -75,6 +96,7 @@ def _attainable(title: str, accuracy: object) -> tuple[str, ...] | None:
         title,
         format_share(accuracy.get("min")),
         format_share(accuracy.get("mean")),
+        UNKNOWN,
         UNKNOWN,
         UNKNOWN,
     )
@@ -99,8 +121,21 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _notes(bayes: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(
+    bayes: Mapping[str, Any], arms: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[str, ...]:
     notes = [_MEASURED]
+    missing = [title for arm, title in _ARMS if arm not in arms and arm != "shared"]
+    if missing:
+        notes.append(
+            f"Not computed: {', '.join(missing)}. Set personal.enabled and "
+            "evaluation.references; see docs/guide/personal.md."
+        )
+    if "reference_steps" in settings:
+        notes.append(
+            f"References take {settings['reference_steps']} steps like the run's, each on at most "
+            f"{settings['reference_pairs_a_step']:g} pairs, without noise."
+        )
     verdicts = {
         "common": "Held-out pairs are judged by the common taste, without noise.",
         "own": "Held-out pairs are judged by each user's own weights, without noise.",

@@ -177,6 +177,37 @@ def bar_chart(name: str, values: Sequence[float], *, unit: str, x_label: str) ->
         return svg_text(figure, name)
 
 
+def dot_chart(name: str, series: Sequence[Series], *, unit: str, x_label: str) -> str:
+    """Draw points over places 1, 2, ...: several values of the same things.
+
+    Args:
+        name: unique on the page.
+        series: up to four, told apart by colour and marker.
+        unit: label of the y axis.
+        x_label: label of the x axis.
+
+    Returns:
+        An `<svg>` element without a fixed width.
+    """
+    with rc_context(STYLE):
+        figure, axes = new_axes(unit)
+        for place, one in enumerate(series):
+            values = [math.nan if value is None else value for value in one.values]
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                label=one.label,
+                color=LINES[place],
+                linestyle="none",
+                marker=MARKERS[place],
+                markersize=4.5,
+            )
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, columnspacing=1.2)
+        return svg_text(figure, name)
+
+
 def new_axes(unit: str) -> tuple[Figure, Any]:
     """An empty chart whose y axis is in `unit`; call it, and all drawing, within STYLE."""
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from privfed_dpo.report.drawing import Reference, Series, bar_chart, line_chart
+from privfed_dpo.report.drawing import Reference, Series, bar_chart, dot_chart, line_chart
 
 Row = Mapping[str, Any]
 _MEBIBYTE = 1024**2
@@ -29,7 +29,10 @@ class ReportFigure:
 
 
 def report_figures(
-    rows: Sequence[Row], plan: Mapping[str, Any], per_client: Mapping[str, float] | None
+    rows: Sequence[Row],
+    plan: Mapping[str, Any],
+    per_client: Mapping[str, float] | None,
+    arms: Mapping[str, Any] | None = None,
 ) -> tuple[ReportFigure, ...]:
     """Draw what was measured, and only that.
 
@@ -37,6 +40,7 @@ def report_figures(
         rows: metrics rows in the order of rounds.
         plan: the content of `plan.json`; empty if unknown.
         per_client: final accuracy by client, if it was measured.
+        arms: accuracy by client of the kinds of adapters that were compared, if any were.
 
     Returns:
         Charts that have at least one value; a quantity that was never measured has none.
@@ -53,6 +57,7 @@ def report_figures(
         _survivors(table, plan),
         _traffic(table),
         _clients(per_client or {}),
+        _compared(arms or {}),
     )
     return tuple(figure for figure in figures if figure is not None)
 
@@ -221,6 +226,26 @@ def _clients(per_client: Mapping[str, float]) -> ReportFigure | None:
             "best."
         ),
         svg=bar_chart("clients", values, unit="share", x_label="clients, ordered by accuracy"),
+    )
+
+
+def _compared(arms: Mapping[str, Any]) -> ReportFigure | None:
+    found = {arm: facts.get("per_client") or {} for arm, facts in arms.items()}
+    shared = found.get("shared") or {}
+    if len(found) < 2 or not shared:  # noqa: PLR2004 - nothing to compare with
+        return None
+    order = sorted(shared, key=lambda client: shared[client])
+    series = [
+        Series(arm.replace("_", "-"), [accuracies.get(client) for client in order])
+        for arm, accuracies in found.items()
+    ]
+    return ReportFigure(
+        title="Accuracy by client and kind of adapter",
+        caption=(
+            f"Held-out accuracy of the {len(order)} clients compared, ordered by what the shared "
+            "adapter gives them. All but the shared adapter are not private."
+        ),
+        svg=dot_chart("compared", series, unit="share", x_label="clients"),
     )
 
 

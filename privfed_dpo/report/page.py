@@ -132,7 +132,12 @@ def render_page(run: RunFacts) -> str:
     plan, summary = run.plan or summary_plan(run.summary), run.summary
     figures = [
         {"title": figure.title, "caption": figure.caption, "svg": Markup(figure.svg)}  # noqa: S704 - drawn here, no text of the folder in it
-        for figure in report_figures(run.rows, plan, summary.get("per_client"))
+        for figure in report_figures(
+            run.rows,
+            plan,
+            summary.get("per_client"),
+            (summary.get("comparison") or {}).get("arms"),
+        )
     ]
     return environment.get_template("page.html").render(
         name=run.name,

@@ -63,7 +63,8 @@ def test_it_says_what_was_promised_reached_and_spent(finished):
         "one preference pair (prompt, chosen, rejected)", "Epsilon at delta = 1e-05",
         "the server and the tolerated colluders, fewest survivors 7.999 8.731",
         "the server, if secure aggregation failed 61.204", "29 of 30", "1 aborted, 29 released",
-        "worst client mean best client spread the shared adapter", "survivors needed 13", "ring 32 bits", "opacus 1.6.0",
+        "worst client mean best client spread shared minus this the shared adapter",
+        "survivors needed 13", "ring 32 bits", "opacus 1.6.0",
         "privfed-dpo verify quickstart", "last line of the ledger", "adapter (SHA-256)",
         "mode: distributed",
     ):  # fmt: skip
