@@ -174,6 +174,7 @@ def engine_gossip_iterates(objective: Objective, plan: RunPlan, entropy: Entropy
             identity=identity,
             roster={other: key.public for other, key in enumerate(identities)},
             state=NodeState.start(origin, steps_per_unit),
+            entropy=entropy,
             last_round=0,
         )
         for number, identity in enumerate(identities)

@@ -16,6 +16,7 @@ from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.gossip import GossipTraining
 from privfed_dpo.engine.gossip_plan import GossipPlan
+from privfed_dpo.engine.mixing import Integers
 from privfed_dpo.engine.node import GossipNode
 from privfed_dpo.engine.node_state import NodeState, pack_states, unpack_states
 from privfed_dpo.engine.plan import RunPlan
@@ -94,6 +95,7 @@ class Neighbourhood:
                 identity=enrolment.identities[number],
                 roster=enrolment.roster,
                 state=state,
+                entropy=entropy,
                 last_round=last_round,
             )
             for number, state in enumerate(unpack_states(checkpoint.nodes or {}))
@@ -129,5 +131,13 @@ class Neighbourhood:
             observer=observer,
             clock=time.monotonic,
             lost=LinksDown(config.gossip.link_dropout, config.run.seed),
+            watch=self._adapters if self.gossip.masking else None,
         )
         return training.script(checkpoint)
+
+    def _adapters(self) -> Mapping[int, Integers]:
+        """What nodes hold, for measuring; masked nodes tell nobody, but they live in this process.
+
+        Nothing of it is sent, and none of the nodes learns it.
+        """
+        return {number: node.state.values for number, node in self.nodes.items()}

@@ -48,6 +48,19 @@ class GossipConfig(Section):
     order: Literal["atc", "cta"] = Field(
         "atc", description="atc takes local steps, then averages; cta averages first"
     )
+    masked: bool = Field(
+        False,
+        description="true: a node learns only the weighted sum of its neighbours' adapters, never "
+        "one of them; needs order=atc. The noise, and epsilon, stay what they are",
+    )
+    fewest_neighbours: Annotated[int, Field(ge=2)] = Field(
+        3, description="masked: fewest neighbours in any sum; nodes left with fewer sit a round out"
+    )
+    colluders: PositiveInt = Field(
+        1,
+        description="masked: nodes that may pool their sums and still find no single adapter; a "
+        "graph that breaks this is refused",
+    )
     link_dropout: Rate = Field(
         0.0, description="simulated: probability that a link is down for a round"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from privfed_dpo.config.federation import FederationConfig
+from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.sections import Config
 
 _RANDOM = ("expander", "erdos_renyi")
@@ -18,8 +19,12 @@ def gossip_problems(config: Config) -> list[str]:
         reason = f"gossip.enabled=true has no server for privacy.mode={mode}"
         return [f"{reason}; use privacy.mode=gossip, or privacy.mode=none for a baseline"]
     if not config.decentralised:
-        return []
-    return _server_parts(config) + _graph(config)
+        return (
+            ["gossip.masked=true is for training without a server: use privacy.mode=gossip"]
+            if config.gossip.masked
+            else []
+        )
+    return _server_parts(config) + _graph(config) + _masking(config)
 
 
 def _server_parts(config: Config) -> list[str]:
@@ -28,8 +33,8 @@ def _server_parts(config: Config) -> list[str]:
     problems: list[str] = []
     if config.secure_agg.enabled:
         problems.append(
-            "without a server there is no secure sum yet: every node adds its full noise instead; "
-            "set secure_agg.enabled=false"
+            "without a server there is no secure sum over all nodes: every node adds its full "
+            "noise instead; set secure_agg.enabled=false (gossip.masked=true masks neighbourhoods)"
         )
     if config.secure_agg.dropout_rate > 0.0:
         problems.append(
@@ -75,3 +80,18 @@ def _graph(config: Config) -> list[str]:
             f"always the same: use one of {', '.join(_RANDOM)}"
         )
     return problems
+
+
+def _masking(config: Config) -> list[str]:
+    """Find settings that masked sums cannot go with, and settings of masked sums without them."""
+    gossip, unused = config.gossip, GossipConfig()
+    if not gossip.masked:
+        return [
+            f"gossip.{name} is about masked sums: set gossip.masked=true, or leave it at {default}"
+            for name in ("fewest_neighbours", "colluders")
+            if getattr(gossip, name) != (default := getattr(unused, name))
+        ]
+    if gossip.order == "cta":
+        reason = "a node takes a fresh step before every sum, so that no two hold the same adapter"
+        return [f"gossip.masked=true needs gossip.order=atc: {reason}"]
+    return []

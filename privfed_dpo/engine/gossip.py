@@ -19,7 +19,7 @@ from accounting import Ledger
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
 from privfed_dpo.engine.gossip_plan import GossipPlan
-from privfed_dpo.engine.gossip_round import GossipRound, GossipRoundResult, MessageLost
+from privfed_dpo.engine.gossip_round import GossipRound, GossipRoundResult, MessageLost, Watch
 from privfed_dpo.engine.mixing import (
     WEIGHT_UNIT,
     ConsensusForecast,
@@ -63,6 +63,7 @@ class GossipTraining:
         observer: told what happens.
         clock: seconds, monotonic.
         lost: the network's losses between nodes.
+        watch: how adapters are measured where nodes do not publish them; None asks the nodes.
     """
 
     plan: RunPlan
@@ -77,6 +78,7 @@ class GossipTraining:
     observer: Observer
     clock: Callable[[], float]
     lost: MessageLost
+    watch: Watch | None = None
 
     def script(self, start: Checkpoint) -> TrainingScript:
         """Train from a checkpoint to the planned number of rounds, or until the budget is spent.
@@ -146,6 +148,7 @@ class GossipTraining:
             round_number=number,
             observer=self.observer,
             lost=self.lost,
+            watch=self.watch,
         )
 
     def _measured(

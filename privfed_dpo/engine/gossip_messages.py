@@ -23,7 +23,10 @@ COMBINE_STEPS = (OFFER, ACKNOWLEDGE, COMBINE)
 
 _LABEL = b"privfed-dpo neighbour message 1:"
 
-Kind = Literal["offer", "ack"]
+EVERYBODY = -1
+"""Receiver of a notice: all other nodes."""
+
+Kind = Literal["offer", "ack", "hello", "links", "vote"]
 
 
 class NeighbourMessage(msgspec.Struct, frozen=True, array_like=True, tag=10):
@@ -33,9 +36,10 @@ class NeighbourMessage(msgspec.Struct, frozen=True, array_like=True, tag=10):
         run_id: 16 random bytes that name the run.
         plan_hash: 32 bytes.
         round: training round, from 1.
-        kind: an offer holds the sender's adapter, an ack the SHA-256 of the offer it confirms.
+        kind: an offer holds the sender's adapter, an ack the SHA-256 of the offer it confirms;
+            the others are those of `masked_messages`.
         sender: the node that wrote it.
-        receiver: the node it is for.
+        receiver: the node it is for, or EVERYBODY.
         last_used: the last round in which the sender averaged over this link; 0 if never.
         body: see `kind`.
         signature: Ed25519 by the sender over everything above.
@@ -71,8 +75,9 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
     """Bytes between two nodes, as a carrier sees them.
 
     Attributes:
-        peer: whom they are for, on the way out; who is said to have sent them, on the way in.
-        data: an encoded NeighbourMessage.
+        peer: whom they are for, or EVERYBODY, on the way out; who is said to have sent them, on
+            the way in.
+        data: an encoded NeighbourMessage, or in a masked sum a message of `secure_agg`.
     """
 
     peer: int

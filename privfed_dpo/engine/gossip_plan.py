@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from privfed_dpo.engine.gossip_messages import ADAPT, COMBINE_STEPS
-from privfed_dpo.engine.mixing import WEIGHT_BITS, Spectrum, mixing_matrix
+from privfed_dpo.engine.masked_links import MaskingRules
+from privfed_dpo.engine.masked_messages import MASKED_STEPS
+from privfed_dpo.engine.mixing import WEIGHT_BITS, Spectrum, integer_weights, mixing_matrix
+from privfed_dpo.engine.neighbourhood_exposure import exposures
 from privfed_dpo.engine.topology import GraphSettings
 
 SENT_STEPS_PER_UNIT = 2.0**32
@@ -15,6 +18,9 @@ SENT_STEPS_PER_UNIT = 2.0**32
 
 _VALUE_LIMIT = 1024
 """Largest magnitude of a weight of an adapter; 2^(10 + 32 + 16) leaves room in 64 bits."""
+
+_OFFER_BYTES, _ENVELOPES_BYTES = 400, 200
+_SUM_BYTES, _SUM_PEER_BYTES = 1070, 460
 
 Order = Literal["atc", "cta"]
 
@@ -26,15 +32,23 @@ class GossipPlan:
     Attributes:
         graph: what each round's graph is made from.
         order: atc adapts, then combines; cta combines, then adapts (Sayed 2014).
+        masking: what secure sums over neighbourhoods must hide; None sends adapters in clear.
     """
 
     graph: GraphSettings
     order: Order
+    masking: MaskingRules | None = None
+
+    @property
+    def mixing_steps(self) -> tuple[str, ...]:
+        """Steps of one averaging, in order."""
+        return COMBINE_STEPS if self.masking is None else MASKED_STEPS
 
     @property
     def steps(self) -> tuple[str, ...]:
         """Steps of a round, in order."""
-        return (ADAPT, *COMBINE_STEPS) if self.order == "atc" else (*COMBINE_STEPS, ADAPT)
+        mixing = self.mixing_steps
+        return (ADAPT, *mixing) if self.order == "atc" else (*mixing, ADAPT)
 
     @property
     def value_limit_steps(self) -> int:
@@ -45,6 +59,16 @@ class GossipPlan:
     def degree(self) -> int:
         """Most neighbours of a node, in the first round's graph."""
         return max(self.graph.of_round(1).degrees)
+
+    def upload_bytes(self, vector_bytes: int) -> int:
+        """About what one node sends in a round: a vector to each neighbour, and what is around it.
+
+        Args:
+            vector_bytes: size of one vector; the same, masked or not.
+        """
+        if self.masking is None:
+            return self.degree * (vector_bytes + _OFFER_BYTES) + _ENVELOPES_BYTES
+        return self.degree * (vector_bytes + _SUM_BYTES + _SUM_PEER_BYTES * self.degree)
 
     def describe(self) -> dict[str, object]:
         """The graph and its spectrum as plain facts."""
@@ -65,4 +89,17 @@ class GossipPlan:
             "graph_seed": self.graph.seed,
             "redraw_rounds": self.graph.redraw_rounds,
             "weight_bits": WEIGHT_BITS,
+            "masking": self._describe_masking(),
+        }
+
+    def _describe_masking(self) -> dict[str, object] | None:
+        """What coalitions find out on the first round's graph with all links up."""
+        if self.masking is None:
+            return None
+        first = self.graph.of_round(1)
+        seen = exposures(first.nodes, integer_weights(first), self.masking.colluders)
+        return {
+            "fewest_neighbours": self.masking.fewest_neighbours,
+            "colluders": self.masking.colluders,
+            "coalitions": [exposure.describe() for exposure in seen],
         }

@@ -1,8 +1,9 @@
 """One round without a server, as a script of exchanges: messages go from node to node.
 
 Whoever drives the script keeps the rounds in step and carries the nodes' messages. It cannot
-change them, since they are signed, and it decides nothing. It does see them: they are in clear
-between nodes, and what nodes send is priced as if everybody saw it.
+change them, since they are signed, and it decides nothing. It does see them: what nodes send is
+priced as if everybody saw it. Adapters travel in clear between nodes, or, with masked sums, not at
+all; what is measured then has to be shown by whoever holds the nodes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from privfed_dpo.engine.gossip_messages import (
     ACKNOWLEDGE,
     ADAPT,
     COMBINE,
+    EVERYBODY,
     OFFER,
     PUBLISH,
     GossipStart,
@@ -27,6 +29,7 @@ from privfed_dpo.engine.gossip_messages import (
     Parcels,
 )
 from privfed_dpo.engine.gossip_plan import GossipPlan
+from privfed_dpo.engine.masked_messages import PARCEL_STEPS
 from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import Integers
 from privfed_dpo.engine.neighbour_exchange import VECTOR
@@ -36,6 +39,10 @@ from privfed_dpo.engine.topology import Edge
 MessageLost = Callable[[int, str, int, int], bool]
 """(round, step, sender, receiver) -> whether the network loses this message."""
 
+Watch = Callable[[], Mapping[int, Integers]]
+"""What all nodes hold, by number; a simulation can look at the nodes of its own process."""
+
+_SPEECH = PARCEL_STEPS | {OFFER, ACKNOWLEDGE}
 _Reply = TypeVar("_Reply", Parcels, NodeReport)
 
 
@@ -86,6 +93,7 @@ class GossipRound:
         round_number: training round, from 1.
         observer: told when a step closes and what was refused.
         lost: the network's losses; simulated ones, or none.
+        watch: how adapters are measured where nodes do not publish them; None asks the nodes.
     """
 
     def __init__(
@@ -97,9 +105,11 @@ class GossipRound:
         round_number: int,
         observer: Observer,
         lost: MessageLost,
+        watch: Watch | None = None,
     ) -> None:
         self._plan = plan
         self._gossip = gossip
+        self._watch = watch
         self._round = round_number
         self._observer = observer
         self._envelopes = RoundEnvelopes(run_id, round_number, observer)
@@ -112,7 +122,7 @@ class GossipRound:
         start = encode(GossipStart(bytes.fromhex(self._plan.plan_hash)))
         outbox = dict.fromkeys(range(len(self._plan.facts.client_names)), start)
         for step in self._gossip.steps:
-            if step == OFFER and watch_mixing:
+            if step == self._gossip.mixing_steps[0] and watch_mixing:
                 result.before = yield from self._published(outbox)
             replies = yield from self._step(step, outbox)
             outbox = self._outbox(step, replies)
@@ -136,7 +146,7 @@ class GossipRound:
 
     def _outbox(self, step: str, replies: Mapping[int, bytes]) -> dict[int, bytes]:
         """Take in the replies of a step; return what the next one brings to each node."""
-        if step in (OFFER, ACKNOWLEDGE):
+        if step in _SPEECH:
             return self._delivered(step, self._read(step, replies, Parcels))
         reports = self._read(step, replies, NodeReport)
         if step == COMBINE:
@@ -151,9 +161,11 @@ class GossipRound:
         boxes: dict[int, list[Parcel]] = {node: [] for node in sent}
         for sender, parcels in sent.items():
             for parcel in parcels.parcels:
-                lost = self._lost(self._round, step, sender, parcel.peer)
-                if parcel.peer in boxes and not lost:
-                    boxes[parcel.peer].append(Parcel(sender, parcel.data))
+                everybody = parcel.peer == EVERYBODY
+                for receiver in [n for n in boxes if n != sender] if everybody else [parcel.peer]:
+                    lost = self._lost(self._round, step, sender, receiver)
+                    if receiver in boxes and not lost:
+                        boxes[receiver].append(Parcel(sender, parcel.data))
         return {node: encode(Parcels(tuple(box))) for node, box in boxes.items()}
 
     def _note_links(self, reports: Mapping[int, NodeReport]) -> None:
@@ -172,7 +184,10 @@ class GossipRound:
     def _published(
         self, nodes: Mapping[int, bytes]
     ) -> Generator[Exchange, Mapping[int, bytes], dict[int, Integers]]:
-        """Ask nodes for their adapters; in all modes these are theirs to give."""
+        """Ask nodes for their adapters, or look at them where they do not tell."""
+        if self._watch is not None:
+            held = self._watch()
+            return {node: held[node].copy() for node in nodes}
         asked = dict.fromkeys(nodes, b"")
         replies = yield self._envelopes.exchange(PUBLISH, asked, counted=False)
         opened = self._envelopes.opened(PUBLISH, nodes, replies, counted=False)

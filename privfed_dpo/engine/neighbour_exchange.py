@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from privfed_dpo.engine.gossip_messages import (
+    ACKNOWLEDGE,
+    OFFER,
     Kind,
     NeighbourMessage,
     NodeReport,
@@ -59,8 +61,8 @@ class NodeAddress:
     identity: IdentityKey = field(repr=False)
     roster: Mapping[int, bytes] = field(repr=False)
 
-    def write(self, kind: Kind, receiver: int, body: bytes, *, last_used: int) -> bytes:
-        """Return a signed message to a neighbour."""
+    def write(self, kind: Kind, receiver: int, body: bytes, *, last_used: int = 0) -> bytes:
+        """Return a signed message to a neighbour, or to EVERYBODY."""
         message = NeighbourMessage(
             run_id=self.run_id,
             plan_hash=self.plan_hash,
@@ -74,8 +76,13 @@ class NodeAddress:
         )
         return encode(message.signed_by(self.identity))
 
-    def read(self, kind: Kind, parcel: Parcel) -> NeighbourMessage:
+    def read(self, kind: Kind, parcel: Parcel, *, receiver: int | None = None) -> NeighbourMessage:
         """Open a message that must come from `parcel.peer`, in this round, to this node.
+
+        Args:
+            kind: what it must be.
+            parcel: what arrived.
+            receiver: EVERYBODY for a notice; None is this node.
 
         Raises:
             MessageRefused: it is anything else.
@@ -90,11 +97,12 @@ class NodeAddress:
             ("round", message.round, self.round),
             ("kind", message.kind, kind),
             ("sender", message.sender, parcel.peer),
-            ("receiver", message.receiver, self.number),
+            ("receiver", message.receiver, self.number if receiver is None else receiver),
         ):
             if found != expected:
                 raise MessageRefused(f"the {name} of its {kind} is not the one expected")
-        if not message.is_signed_by(self.roster[parcel.peer]):
+        key = self.roster.get(parcel.peer)
+        if key is None or not message.is_signed_by(key):
             raise MessageRefused(f"the signature of its {kind} does not verify")
         return message
 
@@ -136,6 +144,12 @@ class NeighbourExchange:
         self._offers: dict[int, bytes] = {}
         self._refusals: list[Refusal] = []
         self._settled: list[int] = []
+
+    def step(self, step: str, parcels: tuple[Parcel, ...]) -> Parcels | NodeReport:
+        """Take one of `COMBINE_STEPS`, with what arrived since the last one."""
+        if step == OFFER:
+            return self.offer()
+        return self.acknowledge(parcels) if step == ACKNOWLEDGE else self.combine(parcels)
 
     def offer(self) -> Parcels:
         """Write this node's adapter to every neighbour."""

@@ -15,14 +15,13 @@ from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.gossip_messages import (
     ADAPT,
-    COMBINE,
-    OFFER,
     PUBLISH,
     GossipStart,
     NodeReport,
     Parcels,
 )
 from privfed_dpo.engine.gossip_plan import GossipPlan
+from privfed_dpo.engine.masked_exchange import MaskedExchange
 from privfed_dpo.engine.messages import (
     COORDINATOR,
     WIRE_VERSION,
@@ -34,6 +33,7 @@ from privfed_dpo.engine.messages import (
 from privfed_dpo.engine.mixing import WEIGHT_BITS, WEIGHT_UNIT, integer_weights
 from privfed_dpo.engine.neighbour_exchange import VECTOR, NeighbourExchange, NodeAddress
 from privfed_dpo.engine.node_state import NodeState
+from privfed_dpo.mechanism.keystream import Entropy
 from secure_agg import IdentityKey
 
 
@@ -47,14 +47,17 @@ class GossipNode:
         identity: the node's long-lived signing key.
         roster: identity keys of all nodes, by number, fixed before the run.
         state: its adapter and open exchanges; this object changes it.
+        entropy: secret bytes for masked sums, `os.urandom` outside tests.
         last_round: the last round it took part in before this process.
 
-    Guarantee: whatever leaves the node follows from its noisy steps and from what others sent it.
+    Guarantee: whatever leaves the node follows from its noisy steps and from what others sent it;
+        with masked sums its adapter leaves it under masks only, also when it is asked for.
         It takes part in each round once; whoever restarts it gives the state it ended with.
     """
 
     __slots__ = (
         "_contributor",
+        "_entropy",
         "_exchange",
         "_gossip",
         "_identity",
@@ -74,6 +77,7 @@ class GossipNode:
         identity: IdentityKey,
         roster: Mapping[int, bytes],
         state: NodeState,
+        entropy: Entropy,
         last_round: int = 0,
     ) -> None:
         self._contributor = contributor
@@ -82,9 +86,10 @@ class GossipNode:
         self._identity = identity
         self._roster = roster
         self.state = state
+        self._entropy = entropy
         self._last_round = last_round
         self._pending: list[str] = []
-        self._exchange: NeighbourExchange | None = None
+        self._exchange: NeighbourExchange | MaskedExchange | None = None
 
     def __repr__(self) -> str:
         return f"GossipNode({self.number}, round={self._last_round})"
@@ -106,12 +111,15 @@ class GossipNode:
 
         Raises:
             MalformedEnvelope: not a canonical message of this version.
-            ClientRefused: another run or plan, an old round, or a step out of order.
+            ClientRefused: another run or plan, an old round, a step out of order, or with masked
+                sums a question for the adapter.
         """
         envelope = decode_envelope(data)
         if envelope.run_id != self._run_id or envelope.sender != COORDINATOR:
             raise ClientRefused("the message belongs to another run")
         if envelope.step == PUBLISH:
+            if self._gossip.masking is not None:
+                raise ClientRefused("with gossip.masked nobody is given this node's adapter")
             payload = self.state.values.astype(VECTOR).tobytes()
         else:
             payload = self._advance(envelope)
@@ -138,15 +146,13 @@ class GossipNode:
         self._pending.pop(0)
         if envelope.step == ADAPT:
             return encode(self._adapt())
-        if envelope.step == OFFER:
+        if envelope.step == self._gossip.mixing_steps[0]:
             self._exchange = self._open_exchange()
-            return encode(self._exchange.offer())
+            return encode(self._exchange.step(envelope.step, ()))
         if self._exchange is None:
             raise ClientRefused("no exchange with neighbours is open here")
         parcels = decode(envelope.payload, Parcels).parcels
-        if envelope.step == COMBINE:
-            return encode(self._exchange.combine(parcels))
-        return encode(self._exchange.acknowledge(parcels))
+        return encode(self._exchange.step(envelope.step, parcels))
 
     def _begin(self, envelope: Envelope) -> None:
         if envelope.round <= self._last_round:
@@ -171,7 +177,7 @@ class GossipNode:
         drift = float(grid.to_units(steps[-1:])[0])
         return NodeReport(drift=drift if plan.local_steps > 1 else None)
 
-    def _open_exchange(self) -> NeighbourExchange:
+    def _open_exchange(self) -> NeighbourExchange | MaskedExchange:
         address = NodeAddress(
             run_id=self._run_id,
             plan_hash=self._plan_hash,
@@ -180,7 +186,11 @@ class GossipNode:
             identity=self._identity,
             roster=self._roster,
         )
-        links = integer_weights(self._gossip.graph.of_round(self._last_round))
+        graph = self._gossip.graph.of_round(self._last_round)
+        rules = self._gossip.masking
+        if rules is not None:
+            return MaskedExchange(address, graph, self.state, rules=rules, entropy=self._entropy)
+        links = integer_weights(graph)
         weights = {
             i + j - self.number: weight for (i, j), weight in links.items() if self.number in (i, j)
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from privfed_dpo.engine.mixing import WEIGHT_BITS, Integers
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+Outcome = Literal["open", "done", "undone"]
+_OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,23 @@ class OpenExchange:
     flow: Integers = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class CastVote:
+    """A round of masked sums for which this node voted, and what became of it.
+
+    Attributes:
+        digest: SHA-256 of the links it voted for.
+        missing: nodes whose vote it has not seen.
+        outcome: open while it is in doubt; done if it averaged; undone if somebody did not vote so.
+        flow: what averaging moves to this node, shape [d]; empty once the vote is closed.
+    """
+
+    digest: bytes
+    missing: tuple[int, ...]
+    outcome: Outcome
+    flow: Integers = field(repr=False)
+
+
 @dataclass(slots=True)
 class NodeState:
     """A node's adapter and its open accounts with its neighbours.
@@ -36,11 +56,13 @@ class NodeState:
         values: the adapter in steps of the fine grid, shape [d]; see `mixing`.
         last_used: neighbour -> last round in which this node averaged with it.
         open: neighbour -> the exchange with it that waits to be closed.
+        votes: round -> the vote on its masked sums; see `masked_exchange`.
     """
 
     values: Integers = field(repr=False)
     last_used: dict[int, int] = field(default_factory=dict)
     open: dict[int, OpenExchange] = field(default_factory=dict)
+    votes: dict[int, CastVote] = field(default_factory=dict)
 
     @classmethod
     def start(cls, weights: npt.NDArray[np.float32], steps_per_unit: float) -> NodeState:
@@ -66,6 +88,21 @@ def pack_states(states: Sequence[NodeState]) -> dict[str, npt.NDArray[np.generic
         "last_used": np.array(used, dtype=np.int64).reshape(-1, 3),
         "open": np.array(places, dtype=np.int64).reshape(-1, 3),
         "flows": np.array(flows, dtype=np.int64).reshape(-1, dimension),
+        **_pack_votes(states, dimension),
+    }
+
+
+def _pack_votes(states: Sequence[NodeState], dimension: int) -> dict[str, npt.NDArray[np.generic]]:
+    votes = [(n, number, v) for n, s in enumerate(states) for number, v in s.votes.items()]
+    places = [(n, number, _OUTCOMES.index(v.outcome)) for n, number, v in votes]
+    missing = [(n, number, peer) for n, number, v in votes for peer in v.missing]
+    flows = [v.flow for _, _, v in votes if v.outcome == "open"]
+    digests = b"".join(v.digest for _, _, v in votes)
+    return {
+        "votes": np.array(places, dtype=np.int64).reshape(-1, 3),
+        "vote_digests": np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32),
+        "votes_missing": np.array(missing, dtype=np.int64).reshape(-1, 3),
+        "vote_flows": np.array(flows, dtype=np.int64).reshape(-1, dimension),
     }
 
 
@@ -78,4 +115,20 @@ def unpack_states(arrays: Arrays) -> list[NodeState]:
         arrays["open"].tolist(), arrays["flows"].astype(np.int64), strict=True
     ):
         states[node].open[peer] = OpenExchange(number, flow)
+    _unpack_votes(states, arrays)
     return states
+
+
+def _unpack_votes(states: Sequence[NodeState], arrays: Arrays) -> None:
+    flows = iter(arrays["vote_flows"].astype(np.int64))
+    missing = arrays["votes_missing"].tolist()
+    for (node, number, code), digest in zip(
+        arrays["votes"].tolist(), arrays["vote_digests"].astype(np.uint8), strict=True
+    ):
+        outcome = _OUTCOMES[code]
+        states[node].votes[number] = CastVote(
+            digest=digest.tobytes(),
+            missing=tuple(peer for n, r, peer in missing if (n, r) == (node, number)),
+            outcome=outcome,
+            flow=next(flows) if outcome == "open" else np.zeros(0, dtype=np.int64),
+        )

@@ -39,7 +39,7 @@ from privfed_dpo.mechanism.sampler import PoissonSampler
 from secure_agg import ProtocolParams
 from secure_agg.bounds import NeighbourhoodPlan
 
-ENVELOPE_BYTES, PROTOCOL_BYTES, PEER_BYTES, GOSSIP_BYTES = 50, 700, 140, 400
+ENVELOPE_BYTES, PROTOCOL_BYTES, PEER_BYTES = 50, 700, 140
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class RunPlan:
         """About what one client sends in a round: its vector, and the protocol around it."""
         vector = self.vector_length * self.ring.bits // 8
         if self.gossip is not None:
-            return self.neighbours * (vector + GOSSIP_BYTES) + 4 * ENVELOPE_BYTES
+            return self.gossip.upload_bytes(vector)
         if not self.secure_aggregation:
             return vector + ENVELOPE_BYTES
         return vector + 5 * ENVELOPE_BYTES + PROTOCOL_BYTES + PEER_BYTES * self.neighbours

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from privfed_dpo.observe.masking_facts import masking_facts
 from privfed_dpo.observe.quantities import (
     UNKNOWN,
     format_bytes,
@@ -215,6 +216,7 @@ def _neighbours(gossip: Mapping[str, Any]) -> PlanSection:
             ("diameter", _plain(gossip, "diameter")),
             ("spectral gap", _number(gossip, "spectral_gap")),
             ("order of a round", order.get(str(gossip.get("order")), UNKNOWN)),
+            *masking_facts(gossip.get("masking")),
         ),
     )
 

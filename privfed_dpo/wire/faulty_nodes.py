@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from privfed_dpo.engine.masked_messages import NOTICE_STEPS
+
 
 @dataclass(frozen=True, slots=True)
 class NodeAbsences:
@@ -30,6 +32,8 @@ class NodeAbsences:
 class LinksDown:
     """Links that carry nothing for a whole round, in neither direction.
 
+    Notices to everybody go by way of whoever keeps the rounds in step, not over a link.
+
     Attributes:
         rate: probability that a link is down in a round.
         seed: public seed of the simulation.
@@ -40,7 +44,8 @@ class LinksDown:
 
     def __call__(self, round_number: int, step: str, sender: int, receiver: int) -> bool:
         """Whether the network loses a message between these two nodes."""
-        del step
+        if step in NOTICE_STEPS:
+            return False
         ends = f"{min(sender, receiver)}/{max(sender, receiver)}"
         return _uniform(f"link/{self.seed}/{round_number}/{ends}") < self.rate
 

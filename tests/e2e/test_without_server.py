@@ -149,3 +149,37 @@ def test_links_come_from_a_file(tmp_path):
     links.unlink()
     with pytest.raises(DataError, match="links cannot be read"):
         plan(tiny_config(tmp_path / "run", *wanted))
+
+
+MASKED = ("gossip.masked=true", "gossip.topology=complete")
+
+
+def test_masked_sums_train_to_the_end_and_resume(tmp_path):
+    """Killed between two phases of the secure sums; masks and noise are drawn anew."""
+    folder = tmp_path / "run"
+    config = tiny_config(folder, *NO_SERVER, *MASKED, "gossip.node_dropout=0.1")
+    kill_at(config, "PhaseClosed", 2, "MaskedInput")
+    assert verify_run(folder).ok
+    resume(folder)
+    rows = rows_of(folder)
+    assert [row["round"] for row in rows] == [0, 1, 2, 3]
+    assert {row["round"] for row in rows if row["status"] == "lost"} == {2}
+    for row in (rows[1], rows[3]):
+        assert row["consensus_error"] < row["consensus_error_before"]
+        assert row["upload_bytes"] > row["survivors"] * 4 * 8
+    verdict = verify_run(folder)
+    assert verdict.ok, verdict.problems
+    facts = json.loads((folder / "plan.json").read_text())
+    assert [c["smallest_mixture"] for c in facts["gossip"]["masking"]["coalitions"]] == [5, 4]
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "a node learns only the sum of its neighbours" in report
+    assert "at least 5 stay mixed" in report
+
+
+def test_masking_changes_what_nodes_see_and_not_epsilon(tmp_path):
+    plain = plan(tiny_config(tmp_path / "a", *NO_SERVER, "gossip.topology=complete"))
+    masked = plan(tiny_config(tmp_path / "b", *NO_SERVER, *MASKED))
+    assert masked.epsilons == plain.epsilons
+    assert masked.describe()["gossip"]["masking"]["coalitions"][0]["single_nodes_learned"] == []
+    with pytest.raises(PlanRefused, match="hides too little"):
+        plan(tiny_config(tmp_path / "c", *NO_SERVER, "gossip.masked=true"))

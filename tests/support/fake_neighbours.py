@@ -48,6 +48,7 @@ def fake_nodes(plan: RunPlan, seed: str = "fake", last_round: int = 0) -> dict[i
             identity=identity,
             roster=roster,
             state=NodeState.start(START, plan.grid().steps_per_unit),
+            entropy=counted_entropy(f"{seed}-sums-{number}"),
             last_round=last_round,
         )
         for number, identity in enumerate(identities)
@@ -71,9 +72,17 @@ def play_round(
         round_number=number,
         observer=observer,
         lost=lost,
+        watch=watch_of(plan, nodes),
     ).script(watch_mixing=True)
     handlers = {n: node.handle for n, node in nodes.items()}
     return drive(script, carrier or LoopbackCarrier(handlers))
+
+
+def watch_of(plan: RunPlan, nodes: dict[int, GossipNode]):
+    """How masked nodes of a test are measured; None where they publish."""
+    if plan.gossip.masking is None:
+        return None
+    return lambda: {number: node.state.values for number, node in nodes.items()}
 
 
 def total_of(nodes: dict[int, GossipNode]) -> list[int]:
@@ -106,6 +115,7 @@ def train_nodes(plan: RunPlan, nodes: dict[int, GossipNode], path, **changes):
         "observer": lambda event: None,
         "clock": lambda: 0.0,
         "lost": no_message_lost,
+        "watch": watch_of(plan, nodes),
     }
     start = Checkpoint(
         round=0,

@@ -1,0 +1,84 @@
+"""Steps and notices of masked averaging: who hears whom, and who vouches for the round.
+
+Inside the sums travel the messages of `secure_agg`, unchanged. Around them nodes tell everybody,
+signed and in clear, which neighbours they heard and whether their own sum opened; who is present is
+public.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from privfed_dpo.engine.gossip_messages import COMBINE
+from secure_agg import Phase
+
+HELLO = "Hello"
+LINKS = "Links"
+VOTE = "Vote"
+
+
+def closing(phase: Phase) -> str:
+    """Name of the step in which every node ends this phase of its own sum."""
+    return f"Close{phase.value}"
+
+
+_SUM_STEPS = tuple(step for phase in Phase for step in (phase.value, closing(phase)))
+MASKED_STEPS = (HELLO, LINKS, *_SUM_STEPS[:-1], VOTE, COMBINE)
+"""Steps of one masked mixing. The last phase of the sums is closed in VOTE."""
+
+NOTICE_STEPS = frozenset({LINKS, VOTE})
+"""Steps whose messages go to everybody, by way of whoever keeps the rounds in step."""
+
+PARCEL_STEPS = frozenset(MASKED_STEPS[:-1])
+"""Steps in which nodes speak to nodes; the last one reports."""
+
+Verdict = Literal["yes", "done", "undone", "never"]
+"""What a node knows of a vote: it voted so and waits; all did, and it averaged; not all did; it
+never voted so."""
+
+
+class OpenVote(msgspec.Struct, frozen=True, array_like=True):
+    """A round that waits at a node for the votes of others.
+
+    Attributes:
+        round: which.
+        digest: SHA-256 of the links the node voted for.
+    """
+
+    round: int
+    digest: bytes
+
+
+class LinksNotice(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Body of a "links" notice.
+
+    Attributes:
+        heard: neighbours whose hello arrived, ascending.
+        open: rounds about which the sender is in doubt.
+    """
+
+    heard: tuple[int, ...]
+    open: tuple[OpenVote, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What the sender knows of a vote that somebody asked about."""
+
+    round: int
+    digest: bytes
+    verdict: Verdict
+
+
+class VoteNotice(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Body of a "vote" notice.
+
+    Attributes:
+        digest: SHA-256 of the links over which the sender's own sum was taken and opened whole;
+            empty if it was not.
+        answers: what it knows of votes that others are in doubt about.
+    """
+
+    digest: bytes
+    answers: tuple[Answer, ...] = ()
