@@ -72,6 +72,7 @@ class MaskedExchange:
         state: the node's adapter and votes, changed in place.
         rules: what a sum must hide.
         entropy: secret bytes on demand.
+        released: whether the mean of this round is released.
 
     Guarantee: no message depends on this node's adapter but its masked inputs, one for each
         neighbour on links that `live_links` found safe.
@@ -84,6 +85,7 @@ class MaskedExchange:
         "_heard",
         "_planned",
         "_refusals",
+        "_released",
         "_rules",
         "_sent",
         "_state",
@@ -99,8 +101,10 @@ class MaskedExchange:
         *,
         rules: MaskingRules,
         entropy: Entropy,
+        released: bool = False,
     ) -> None:
         self._address = address
+        self._released = released
         self._planned = planned
         self._state = state
         self._rules = rules
@@ -151,7 +155,7 @@ class MaskedExchange:
         for sender, notice in self._notices("links", parcels, LinksNotice):
             heard[sender] = frozenset(notice.heard)
             self._asked |= {(open_.round, open_.digest) for open_ in notice.open}
-        live = live_links(self._planned, heard, self._rules)
+        live = live_links(self._planned, heard, self._rules, released=self._released)
         self._sent, _ = split(self._state.values)
         if not live.neighbours[self._address.number]:
             return

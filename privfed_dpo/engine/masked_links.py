@@ -32,27 +32,38 @@ class MaskingRules:
         """
         return max(self.fewest_neighbours, self.colluders + 1)
 
-    def safe(self, planned: Topology, live: Topology) -> bool:
-        """Whether no coalition of the allowed size finds a single adapter on these links."""
+    def safe(self, planned: Topology, live: Topology, *, released: bool) -> bool:
+        """Whether no coalition of the allowed size finds a single adapter on these links.
+
+        If the round's mean is released, all nodes must take part: the mean less what is summed
+        would be the adapters of those that do not.
+        """
+        if released and not all(live.degrees):
+            return False
         weights = integer_weights(planned)
         used = {link: weights[link] for link in live.edges}
-        return smallest_mixture(live.nodes, used, self.colluders).size > 1
+        return smallest_mixture(live.nodes, used, self.colluders, mean=released).size > 1
 
 
 def live_links(
-    planned: Topology, heard: Mapping[int, frozenset[int]], rules: MaskingRules
+    planned: Topology,
+    heard: Mapping[int, frozenset[int]],
+    rules: MaskingRules,
+    *,
+    released: bool = False,
 ) -> Topology:
     """Return the links of a round's masked sums; without links if there can be none.
 
     A link lives if both ends heard each other. Nodes left with too few of them sit the round out,
     which may leave their neighbours with too few: what remains is the largest part of the graph in
     which everybody has enough. If some coalition of the allowed size could find a single adapter
-    there, nobody averages.
+    there, nobody averages; in the last round that changes nothing about the mean.
 
     Args:
         planned: the round's graph.
         heard: node -> the neighbours it says it heard; nodes that said nothing are missing.
         rules: what the sums must hide.
+        released: whether the mean of this round is released: it is the last one.
     """
     links = {
         (i, j)
@@ -66,7 +77,9 @@ def live_links(
             break
         links = kept
     live = Topology.of(planned.nodes, links)
-    return live if not links or rules.safe(planned, live) else Topology.of(planned.nodes, ())
+    if links and not rules.safe(planned, live, released=released):
+        return Topology.of(planned.nodes, ())
+    return live
 
 
 def links_digest(live: Topology) -> bytes:

@@ -2,10 +2,11 @@
 
 The aggregator of a neighbourhood learns one weighted sum of its neighbours' adapters. A coalition
 knows its own adapters, so what it learns about the others in a round is the row span of its rows of
-the weight matrix, restricted to the columns of honest nodes. Everybody may also hold the mean over
-all nodes (the released model), so a row of ones is added. Any combination the coalition can compute
-mixes at least as many honest nodes as the sparsest non-zero vector of that span has entries. If
-that is 1, it knows somebody's adapter; if it is k, it knows no linear function of fewer than k.
+the weight matrix, restricted to the columns of honest nodes. Whoever holds the mean over all nodes
+of that round (the released model) has a row of ones besides. Any combination the coalition can
+compute mixes at least as many honest nodes as the sparsest non-zero vector of that span has
+entries. If that is 1, it knows somebody's adapter; if it is k, it knows no linear function of fewer
+than k.
 
 One round is enough to look at. Each honest node adds a step of its own, with fresh noise, before
 every sum; a combination over several rounds that says something about an adapter of round s must
@@ -45,23 +46,26 @@ class Mixture:
         return len(self.nodes)
 
 
-def smallest_mixture(nodes: int, weights: Mapping[tuple[int, int], int], most: int) -> Mixture:
+def smallest_mixture(
+    nodes: int, weights: Mapping[tuple[int, int], int], most: int, *, mean: bool = True
+) -> Mixture:
     """Find the coalition of at most `most` nodes that comes closest to a single adapter.
 
     Args:
         nodes: number of nodes.
         weights: integer weight of each link (i, j), i < j, over which sums are taken.
         most: largest coalition; at least one honest node must remain.
+        mean: whether the coalition also holds the mean over all nodes.
 
     Returns:
         The smallest mixture; of several, one of the smallest coalition.
 
     Raises:
-        ValueError: there is no coalition, or nobody honest besides it.
+        ValueError: there is no coalition, nobody honest besides it, or nothing to be seen.
     """
     if not 0 < most < nodes:
         raise ValueError(f"a coalition of {most} of {nodes} nodes leaves nothing to find out")
-    return _smallest(nodes, tuple(sorted(weights.items())), most)
+    return _smallest(nodes, tuple(sorted(weights.items())), most, mean=mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,29 +116,38 @@ def exposures(
 
 
 @lru_cache(maxsize=64)
-def _smallest(nodes: int, weights: tuple[tuple[tuple[int, int], int], ...], most: int) -> Mixture:
+def _smallest(
+    nodes: int, weights: tuple[tuple[tuple[int, int], int], ...], most: int, *, mean: bool
+) -> Mixture:
     links = dict(weights)
     best: Mixture | None = None
     for size in range(1, most + 1):
         for coalition in combinations(range(nodes), size):
-            honest, columns = _columns(nodes, links, coalition)
+            honest, columns = _columns(nodes, links, coalition, mean=mean)
+            if not any(map(any, columns)):
+                continue
             kept = _sparsest(tuple(sorted(set(columns))), _counts(columns))
             found = tuple(n for n, c in zip(honest, columns, strict=True) if c in kept)
             if best is None or len(found) < best.size:
                 best = Mixture(coalition, found)
     if best is None:
-        raise ValueError("no coalition was looked at")
+        raise ValueError("no coalition sees anything of the others")
     return best
 
 
 def _columns(
-    nodes: int, weights: Mapping[tuple[int, int], int], coalition: Sequence[int]
+    nodes: int,
+    weights: Mapping[tuple[int, int], int],
+    coalition: Sequence[int],
+    *,
+    mean: bool = True,
 ) -> tuple[tuple[int, ...], tuple[Column, ...]]:
     """What each honest node enters with: the weight in each colluder's sum, and 1 in the mean."""
     inside = set(coalition)
     honest = tuple(node for node in range(nodes) if node not in inside)
     return honest, tuple(
-        (*(weights.get((min(i, node), max(i, node)), 0) for i in coalition), 1) for node in honest
+        (*(weights.get((min(i, node), max(i, node)), 0) for i in coalition), int(mean))
+        for node in honest
     )
 
 

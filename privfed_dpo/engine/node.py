@@ -189,7 +189,14 @@ class GossipNode:
         graph = self._gossip.graph.of_round(self._last_round)
         rules = self._gossip.masking
         if rules is not None:
-            return MaskedExchange(address, graph, self.state, rules=rules, entropy=self._entropy)
+            return MaskedExchange(
+                address,
+                graph,
+                self.state,
+                rules=rules,
+                entropy=self._entropy,
+                released=self._last_round == self._contributor.plan.rounds,
+            )
         links = integer_weights(graph)
         weights = {
             i + j - self.number: weight for (i, j), weight in links.items() if self.number in (i, j)

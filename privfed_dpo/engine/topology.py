@@ -69,12 +69,12 @@ class Topology:
     @property
     def connected(self) -> bool:
         """Whether every node reaches every other."""
-        return -1 not in self._distances(0)
+        return -1 not in self.distances(0)
 
     @property
     def diameter(self) -> int | None:
         """Links between the two nodes farthest apart; None if the graph falls into parts."""
-        distances = [self._distances(node) for node in range(self.nodes)]
+        distances = [self.distances(node) for node in range(self.nodes)]
         return None if -1 in distances[0] else max(map(max, distances))
 
     def without(self, lost: Iterable[Edge]) -> Topology:
@@ -82,7 +82,7 @@ class Topology:
         gone = {(min(e), max(e)) for e in lost}
         return Topology(self.nodes, tuple(e for e in self.edges if e not in gone))
 
-    def _distances(self, start: int) -> list[int]:
+    def distances(self, start: int) -> list[int]:
         """Links from one node to each other one; -1 where there is no way."""
         found = [-1] * self.nodes
         found[start] = 0

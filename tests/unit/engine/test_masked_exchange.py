@@ -217,14 +217,28 @@ def test_links_live_where_both_ends_heard_and_enough_are_left():
 
 
 def test_a_round_whose_links_would_show_one_adapter_is_not_averaged():
+    """One link of a complete graph is down: two neighbourhoods then differ in one node."""
+    complete = Topology.of(6, [(i, j) for i in range(6) for j in range(i)])
+    heard = {n: frozenset(complete.neighbours[n]) for n in range(6)}
+    down = heard | {0: heard[0] - {5}}
+    pair = MaskingRules(fewest_neighbours=3, colluders=2)
+    assert live_links(complete, heard, pair) == complete
+    assert live_links(complete, down, pair).edges == (), "1's sum less 0's is 5's adapter"
+    assert live_links(complete, down, RULES) == complete.without([(0, 5)])
+
+
+def test_in_the_last_round_the_mean_is_known_too():
     """Six nodes, four neighbours each: the mean over all, less one sum, is the sixth's adapter."""
     six = Topology.of(6, [(i, (i + k) % 6) for i in range(6) for k in (1, 2)])
     heard = {n: frozenset(six.neighbours[n]) for n in range(6)}
-    assert not RULES.safe(six, six)
-    assert live_links(six, heard, RULES).edges == ()
+    assert live_links(six, heard, RULES) == six
+    assert live_links(six, heard, RULES, released=True).edges == ()
     complete = Topology.of(6, [(i, j) for i in range(6) for j in range(i)])
-    all_heard = {n: frozenset(complete.neighbours[n]) for n in range(6)}
-    assert live_links(complete, all_heard, RULES) == complete
+    heard = {n: frozenset(complete.neighbours[n]) for n in range(6)}
+    assert live_links(complete, heard, RULES, released=True) == complete
+    del heard[5]
+    assert live_links(complete, heard, RULES).degrees == (4, 4, 4, 4, 4, 0)
+    assert live_links(complete, heard, RULES, released=True).edges == (), "node 5 would be shown"
 
 
 def test_a_sum_needs_every_agreed_neighbour():

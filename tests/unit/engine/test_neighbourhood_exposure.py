@@ -123,6 +123,8 @@ def test_values_by_hand():
     assert found(complete(6), 4).size == 2
     assert found(complete(6), 5).size == 1, "the mean less five known adapters"
     assert found(circulant(6, 1, 2), 1).size == 1, "four of six: the mean less the sum"
+    six = integer_weights(circulant(6, 1, 2))
+    assert smallest_mixture(6, six, 1, mean=False).size == 4, "as long as nobody has the mean"
     torus = GraphSettings("torus", 20).of_round(1)
     assert [found(torus, k).size for k in (1, 2, 3)] == [4, 3, 2]
 
@@ -181,6 +183,8 @@ def test_coalitions_must_leave_somebody():
         smallest_mixture(4, {(0, 1): 1}, 4)
     with pytest.raises(ValueError, match="leaves nothing"):
         smallest_mixture(4, {(0, 1): 1}, 0)
+    with pytest.raises(ValueError, match="sees anything"):
+        smallest_mixture(4, {}, 1, mean=False)
 
 
 def test_a_plan_looks_one_colluder_further_than_promised_while_that_is_cheap():
