@@ -155,12 +155,15 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
     """Show what a run would promise and cost, before any compute."""
     from privfed_dpo import lifecycle
     from privfed_dpo.deployment.coordinator import plan_deployed
+    from privfed_dpo.engine.network_privacy import describe_pairwise
     from privfed_dpo.observe.plan_table import render_plan
     from privfed_dpo.policy import process_memory
 
     resolved = _config(config, overrides)
     make = lifecycle.plan if resolved.deployment.roster is None else plan_deployed
-    facts = {**make(resolved).describe(), **process_memory(resolved)}
+    promised = make(resolved)
+    network = {"network_privacy": describe_pairwise(promised)}
+    facts = {**promised.describe(), **network, **process_memory(resolved)}
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:

@@ -24,8 +24,8 @@ from itertools import combinations
 
 Column = tuple[int, ...]
 
-_MOST_COALITIONS = 20_000
-"""Coalitions that a plan looks through, beyond those it has to."""
+_MOST_LOOKS = 300_000
+"""Coalitions times ways to look at each that a plan takes up, beyond those it has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def exposures(
     found: list[Exposure] = []
     exposed: set[int] = set()
     for size in range(1, min(promised + 1, nodes - 1) + 1):
-        if size > promised and math.comb(nodes, size) > _MOST_COALITIONS:
+        if size > promised and math.comb(nodes, size) * math.comb(nodes, size) > _MOST_LOOKS:
             break
         for coalition in combinations(range(nodes), size):
             exposed |= set(_singles(nodes, weights, coalition))
@@ -158,15 +158,11 @@ def _counts(columns: Sequence[Column]) -> tuple[int, ...]:
 def _singles(
     nodes: int, weights: Mapping[tuple[int, int], int], coalition: Sequence[int]
 ) -> tuple[int, ...]:
-    """Honest nodes whose unit vector lies in the span: whose column no others span."""
+    """Honest nodes whose unit vector lies in the span: rows of the reduced form with one entry."""
     honest, columns = _columns(nodes, weights, coalition)
-    whole = _rank(columns)
-    return tuple(
-        node
-        for place, node in enumerate(honest)
-        if columns.count(columns[place]) == 1
-        and _rank((*columns[:place], *columns[place + 1 :])) < whole
-    )
+    reduced = _reduced(list(zip(*columns, strict=True)))
+    supports = [[n for n, v in zip(honest, row, strict=True) if v] for row in reduced]
+    return tuple(support[0] for support in supports if len(support) == 1)
 
 
 @lru_cache(maxsize=4096)
@@ -230,28 +226,28 @@ def _independent_rows(columns: Sequence[Column]) -> tuple[int, ...]:
     kept: list[int] = []
     for row in range(len(columns[0])):
         trial = [*kept, row]
-        if _rank([tuple(column[r] for column in columns) for r in trial]) == len(trial):
+        if len(_reduced([tuple(column[r] for column in columns) for r in trial])) == len(trial):
             kept = trial
     return tuple(kept)
 
 
-def _rank(vectors: Sequence[Column]) -> int:
-    """Rank of integer vectors, exactly."""
-    rows = [list(vector) for vector in set(vectors)]
+def _reduced(vectors: Sequence[Column]) -> list[Column]:
+    """A basis of the span with a 0 in every pivot's column but its own, exactly, in integers."""
+    rows = [list(vector) for vector in vectors]
     rank = 0
-    for column in range(len(vectors[0]) if vectors else 0):
+    for column in range(len(rows[0])):
         pivot = next((r for r in range(rank, len(rows)) if rows[r][column] != 0), None)
         if pivot is None:
             continue
         rows[rank], rows[pivot] = rows[pivot], rows[rank]
         head = rows[rank]
-        for r in range(rank + 1, len(rows)):
-            factor = rows[r][column]
-            if factor:
-                crossed = [
-                    a * head[column] - b * factor for a, b in zip(rows[r], head, strict=True)
-                ]
+        for r, row in enumerate(rows):
+            factor = row[column]
+            if r != rank and factor:
+                crossed = [a * head[column] - b * factor for a, b in zip(row, head, strict=True)]
                 shared = math.gcd(*crossed) or 1
                 rows[r] = [value // shared for value in crossed]
         rank += 1
-    return rank
+        if rank == len(rows):
+            break
+    return [tuple(row) for row in rows[:rank]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from privfed_dpo.observe.quantities import format_epsilon, format_number
+
 _NAMED_NODES = 6
 
 
@@ -44,3 +46,19 @@ def _learned(seen: Mapping[str, Any]) -> str:
     more = ", ..." if len(singles) > _NAMED_NODES else ""
     coalition = ", ".join(map(str, seen["coalition"]))
     return f"SINGLE adapters of nodes {named}{more} (e.g. {coalition} pool)"
+
+
+def distance_facts(network: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Put the pairwise network epsilon into words.
+
+    Args:
+        network: `describe_pairwise` of a plan.
+    """
+    rows = tuple(
+        (
+            "one neighbour" if pair["distance"] == 1 else f"one node {pair['distance']} links away",
+            f"{format_epsilon(pair['epsilon'])} (sees {format_number(pair['share'], 3)} of a step)",
+        )
+        for pair in network.get("by_distance", ())
+    )
+    return (*rows, ("assumed", "; ".join(network.get("assumptions", ()))))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from privfed_dpo.observe.masking_facts import masking_facts
+from privfed_dpo.observe.masking_facts import distance_facts, masking_facts
 from privfed_dpo.observe.quantities import (
     UNKNOWN,
     format_bytes,
@@ -21,6 +21,8 @@ ADVERSARIES = {
     "no_secagg": "the server, if secure aggregation failed",
 }
 """Adversaries in the order of the headline, in words."""
+
+_NETWORK = "Epsilon of node pairs: NOT certified"
 
 _ON_A_GRAPH = {
     "coalition": "all other nodes together",
@@ -112,8 +114,9 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
         plan: the content of `plan.json`; a fact it lacks shows as a dash.
 
     Returns:
-        Sections on data, privacy, secure aggregation and cost.
+        Sections on data, privacy, secure aggregation or neighbours, and cost.
     """
+    network = plan.get("network_privacy")
     return (
         PlanSection(
             "Data and schedule",
@@ -148,6 +151,7 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
             ),
         ),
         _neighbours(plan["gossip"]) if plan.get("gossip") else _secure_sum(plan),
+        *([PlanSection(_NETWORK, distance_facts(network))] if network else []),
         PlanSection(
             "Cost",
             (

@@ -9,6 +9,7 @@ import numpy as np
 
 from accounting import Ledger, guarantee
 from privfed_dpo.engine.events import MetricsRow
+from privfed_dpo.engine.network_privacy import describe_pairwise
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.training import TrainingResult
 from privfed_dpo.observe.environment import environment_facts
@@ -71,6 +72,7 @@ def run_summary(
         "download_bytes_total": sum(row.download_bytes or 0 for row in trained),
         "seconds_total": result.checkpoint.seconds,
         "plan": plan_facts,
+        "network_privacy": describe_pairwise(plan),
         "clients": plan_facts["clients"],
         "versions": environment_facts()["versions"],
         "adapter_sha256": adapter_sha256,

@@ -159,7 +159,7 @@ def render_page(run: RunFacts) -> str:
         audit_heads=AUDIT_HEADS,
         clients=client_facts(summary),
         client_heads=CLIENT_HEADS,
-        sections=_sections(plan),
+        sections=_sections(plan, summary),
         rows=[_row(row) for row in run.rows],
         versions=_versions(run),
         hashes=_hashes(summary, plan),
@@ -179,8 +179,9 @@ def _bounds(run: RunFacts, plan: Mapping[str, Any]) -> tuple[EpsilonBound, ...]:
     return epsilon_bounds(epsilon, on_a_graph=bool(plan.get("gossip")))
 
 
-def _sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
-    return plan_sections(plan) if plan else ()
+def _sections(plan: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[PlanSection, ...]:
+    network = {"network_privacy": summary.get("network_privacy")}
+    return plan_sections({**plan, **network}) if plan else ()
 
 
 def _tiles(run: RunFacts, plan: Mapping[str, Any]) -> list[dict[str, str]]:

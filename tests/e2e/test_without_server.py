@@ -78,6 +78,11 @@ def test_the_report_tells_of_neighbours(finished):
     assert "Disagreement between nodes" in report
     assert "all other nodes together" in report
     assert "none: nodes average with neighbours" in report
+    assert "NOT certified" in report
+    network = json.loads((finished / "summary.json").read_text())["network_privacy"]
+    epsilon = json.loads((finished / "summary.json").read_text())["epsilon"]["coalition"]["pld"]
+    assert [pair["distance"] for pair in network["by_distance"]] == [1, 2, 3, 4, 5]
+    assert all(pair["epsilon"] <= epsilon * (1 + 1e-6) for pair in network["by_distance"])
 
 
 def test_the_baseline_has_no_epsilon(tmp_path):
