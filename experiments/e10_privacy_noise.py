@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class _Case:
         pairs = SAMPLE_RATE * self.objective.features.shape[1] * contributors
         return float(multiplier * self.clip / pairs)
 
-    def federated(self, multiplier: float, *, shared: bool, **changes: int) -> FederatedRun:
+    def federated(self, multiplier: float, *, shared: bool, **changes: Any) -> FederatedRun:
         """A run with noise of each client in full, or with shares of one."""
         clients = self.objective.clients
         return replace(

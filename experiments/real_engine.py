@@ -209,6 +209,17 @@ def engine_cohorts(plan: RunPlan) -> Cohorts:
     return draw
 
 
+def engine_delays(plan: RunPlan) -> Cohorts:
+    """The delays of a plan's clients, as the simulator takes them, for one chain."""
+
+    def draw(number: int) -> Reals:
+        clients = range(len(plan.facts.client_names))
+        ages = [min(plan.drift.delay(number, client), number - 1) for client in clients]
+        return np.array(ages, dtype=np.float64)[:, None]
+
+    return draw
+
+
 def _contributor(objective: Objective, plan: RunPlan, client: int, entropy: Entropy) -> Contributor:
     places = range(1, objective.features.shape[1] + 1)
     tokens = [((client + 1,), (place,), (place + 1,)) for place in places]

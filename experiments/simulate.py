@@ -27,6 +27,8 @@ class FederatedRun:
         rate: local step size eta.
         rounds: number of rounds.
         local_steps: K.
+        scaffold: whether control variates correct local steps (Karimireddy et al., 2020, option
+            II).
         proximal: strength mu of FedProx' pull back to where the client's round began.
         delay: a client's update was computed at the adapter of 0 to `delay` rounds ago, uniformly.
         sample_rate: probability with which a pair joins a step (Poisson); divisors are public.
@@ -39,6 +41,7 @@ class FederatedRun:
     rate: float
     rounds: int
     local_steps: int = 1
+    scaffold: bool = False
     proximal: float = 0.0
     delay: int = 0
     sample_rate: float = 1.0
@@ -113,6 +116,7 @@ def federated_iterates(
     *,
     start: Reals,
     cohorts: Cohorts | None = None,
+    delays: Cohorts | None = None,
 ) -> Iterator[Reals]:
     """Yield the global adapter after every round, [d, C].
 
@@ -122,21 +126,30 @@ def federated_iterates(
         rng: gradient noise and delays; two runs with equal generators share their noise.
         start: [d] for all chains.
         cohorts: who takes part; None is everybody.
+        delays: every client's delay in a round, [N, C]; None draws them from `rng`.
     """
     cohorts = cohorts or everybody(objective, run.chains)
     theta = np.repeat(start[:, None], run.chains, axis=1)
     history = np.repeat(theta[None], run.delay + 1, axis=0)
     chains = np.arange(run.chains)
+    own = np.zeros((objective.clients, *theta.shape))
     for number in range(1, run.rounds + 1):
         origin = np.broadcast_to(theta, (objective.clients, *theta.shape))
         if run.delay:
             late = rng.integers(run.delay + 1, size=(objective.clients, run.chains))
+            if delays is not None:
+                late = delays(number).astype(np.int64)
             origin = history[(number - 1 - late) % (run.delay + 1), :, chains].transpose(0, 2, 1)
+        correction = own.mean(axis=0) - own if run.scaffold else 0.0
         local = origin
         for _ in range(run.local_steps):
             pull = run.proximal * (local - origin)
-            local = local - run.rate * (_noisy_gradients(objective, local, run, rng) + pull)
+            step = _noisy_gradients(objective, local, run, rng) + pull + correction
+            local = local - run.rate * step
         present = cohorts(number)
+        if run.scaffold:
+            used = (origin - local) / (run.local_steps * run.rate) - correction
+            own = np.where(present[:, None], used, own)
         change = np.einsum("idc,ic->dc", local - origin, present) / present.sum(axis=0)
         if run.shared_noise:
             change = change - run.rate * run.shared_noise * rng.normal(size=change.shape)

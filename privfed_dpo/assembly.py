@@ -22,6 +22,7 @@ from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
 from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
+from privfed_dpo.engine.control_variates import ControlVariate
 from privfed_dpo.engine.lanes import LaneCoins
 from privfed_dpo.engine.measurement import HeldOutMeasure, HeldOutPairs, choose_held_out
 from privfed_dpo.engine.objective import label_response, measured_loss
@@ -100,6 +101,7 @@ class Assembly:
         *,
         participations: Mapping[str, int],
         coins: LaneCoins | None = None,
+        controls: Sequence[ControlVariate] = (),
     ) -> dict[int, FederatedClient]:
         """Make every client, by number, with fresh secrets for noise and protocol.
 
@@ -109,6 +111,7 @@ class Assembly:
             entropy: source of all other secrets.
             participations: rounds of this run that clients took part in before, by name.
             coins: the auditor's canaries; each client learns only those it hosts.
+            controls: every client's control variate, for SCAFFOLD; clients change them.
         """
         names = self.plan.facts.client_names
         return {
@@ -126,6 +129,7 @@ class Assembly:
                 roster=enrolment.roster,
                 entropy=entropy,
                 participations=participations.get(names[number], 0),
+                control=controls[number] if controls else None,
             )
             for number, shard in enumerate(self.shards)
         }

@@ -18,6 +18,7 @@ from accounting.canonical import JSON
 from privfed_dpo.assembly import Assembly
 from privfed_dpo.ending import end_run, leave_tidy
 from privfed_dpo.engine.checkpoint import Checkpoint, save_checkpoint
+from privfed_dpo.engine.drift_state import Arrays
 from privfed_dpo.engine.events import (
     EngineEvent,
     MetricsRow,
@@ -93,12 +94,15 @@ class Coordination:
         return conclude(self.folder, summary, self.observers)
 
     def training(
-        self, before_round: Callable[[int, Sequence[str]], None] = lambda _round, _names: None
+        self,
+        before_round: Callable[[int, Sequence[str]], None] = lambda _round, _names: None,
+        snapshot: Callable[[], Arrays] = dict,
     ) -> FederatedTraining:
         """Return the training that the configuration wants.
 
         Args:
             before_round: see `FederatedTraining`.
+            snapshot: see `FederatedTraining`.
         """
         config = self.assembly.config
         return FederatedTraining(
@@ -119,6 +123,7 @@ class Coordination:
             clock=time.monotonic,
             issuer=StreamIssuer(self.entropy) if self.assembly.plan.secret_cohorts else None,
             before_round=before_round,
+            snapshot=snapshot,
         )
 
     def save(self, checkpoint: Checkpoint) -> None:

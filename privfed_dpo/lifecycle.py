@@ -19,13 +19,9 @@ from privfed_dpo.config import Config, dump_config, load_config
 from privfed_dpo.coordination import Coordination, conclude, ledger_header, require_same_config
 from privfed_dpo.decentralised import Neighbourhood, starting_nodes
 from privfed_dpo.ending import KEYS_FILE, complete_ending
-from privfed_dpo.engine.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-)
-from privfed_dpo.engine.events import (
-    Observer,
-)
+from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint
+from privfed_dpo.engine.control_variates import pack_controls, unpack_controls
+from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.server_update import ServerState
@@ -209,17 +205,20 @@ class _Simulation:
             script = nodes.script(checkpoint, ledger=run.ledger, save=run.save, observer=run.tell)
             return script, nodes.carrier()
         coins = checkpoint.lanes.coins if checkpoint.lanes else None
+        controls = unpack_controls(checkpoint.drift, assembly.plan)
         clients = assembly.clients(
             run.run_id,
             self.enrolment,
             run.entropy,
             participations=run.ledger.participations,
             coins=coins,
+            controls=controls,
         )
         rate = assembly.config.secure_agg.dropout_rate
         dropouts = Dropouts(rate, assembly.config.run.seed) if rate else None
         carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()}, dropouts)
-        return run.training().script(checkpoint), carrier
+        training = run.training(snapshot=lambda: pack_controls(controls))
+        return training.script(checkpoint), carrier
 
 
 def _toss_pair_coins(config: Config, entropy: Entropy) -> PairCoins | None:

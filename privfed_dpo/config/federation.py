@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from privfed_dpo.config.section import PositiveFloat, PositiveInt, Section
+from privfed_dpo.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
 class FederationConfig(Section):
@@ -45,4 +45,14 @@ class FederationConfig(Section):
         0.0,
         description="FedProx: strength mu of the pull mu/2 |w - w_round|^2 that holds local steps "
         "near where a round began; costs no privacy; 0 is off [1/local_learning_rate]",
+    )
+    drift_control: Literal["none", "scaffold"] = Field(
+        "none",
+        description="scaffold: control variates point every client's local steps the way all "
+        "clients go together (modes local and none); uploads double",
+    )
+    max_staleness: NonNegativeInt = Field(
+        0,
+        description="simulated delays: each invited client computes on the adapter of 0 to so many "
+        "rounds ago, uniformly, by run.seed; 0 is none [rounds]",
     )

@@ -25,6 +25,7 @@ from privfed_dpo.errors import ResumeMismatch
 _STATE_FILE = "state.npz"
 _LANES = "lanes_"
 _NODES = "nodes_"
+_DRIFT = "drift_"
 _SCHEMA = 1
 _Array = npt.NDArray[Any]
 
@@ -42,6 +43,7 @@ class Checkpoint:
         seconds: wall-clock time spent so far.
         lanes: what the audit lanes showed so far; None if there are none.
         nodes: without a server, what the nodes hold; see `node_state`. None with a server.
+        drift: old adapters and control variates, where the plan keeps any; see `drift_state`.
     """
 
     round: int
@@ -52,6 +54,7 @@ class Checkpoint:
     seconds: float
     lanes: LaneRecord | None = None
     nodes: Mapping[str, npt.NDArray[np.generic]] | None = None
+    drift: Mapping[str, npt.NDArray[np.generic]] | None = None
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +84,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         lanes = checkpoint.lanes.arrays()
         arrays |= {f"{_LANES}{name}": array for name, array in lanes.items()}
     arrays |= {f"{_NODES}{name}": array for name, array in (checkpoint.nodes or {}).items()}
+    arrays |= {f"{_DRIFT}{name}": array for name, array in (checkpoint.drift or {}).items()}
     arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
     np.savez(buffer, allow_pickle=False, **arrays)
     body = buffer.getvalue()
@@ -103,7 +107,7 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
         raise ResumeMismatch("the plan", expected=header.plan_hash, found=plan_hash)
     if header.data_fingerprint != data_fingerprint:
         raise ResumeMismatch("the data", expected=header.data_fingerprint, found=data_fingerprint)
-    lanes, nodes = _group(arrays, _LANES), _group(arrays, _NODES)
+    lanes, nodes, drift = (_group(arrays, prefix) for prefix in (_LANES, _NODES, _DRIFT))
     return Checkpoint(
         round=header.round,
         state=ServerState(
@@ -118,6 +122,7 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
         seconds=header.seconds,
         lanes=LaneRecord.from_arrays(lanes) if lanes else None,
         nodes=nodes or None,
+        drift=drift or None,
     )
 
 

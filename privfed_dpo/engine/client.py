@@ -13,6 +13,7 @@ import numpy as np
 
 from accounting import receipt_message
 from privfed_dpo.engine.contribution import Contributor
+from privfed_dpo.engine.control_variates import ControlVariate, ControlVariateLost, Correction
 from privfed_dpo.engine.messages import (
     COORDINATOR,
     PLAIN_INPUT,
@@ -54,10 +55,13 @@ class FederatedClient:
         entropy: source of protocol keys; `os.urandom` outside tests.
         participations: rounds of this run the client took part in before this process.
         last_round: the latest of them; it and all before it are refused.
+        control: the client's control variate, for SCAFFOLD; this object changes it. None begins at
+            zero.
     """
 
     __slots__ = (
         "_contributor",
+        "_control",
         "_entropy",
         "_identity",
         "_last_round",
@@ -78,8 +82,10 @@ class FederatedClient:
         entropy: Entropy,
         participations: int = 0,
         last_round: int = 0,
+        control: ControlVariate | None = None,
     ) -> None:
         self._contributor = contributor
+        self._control = control
         self._run_id = run_id
         self._identity = identity
         self._roster = roster
@@ -167,6 +173,14 @@ class FederatedClient:
             raise ClientRefused("the cohort is not one that the plan and the roster allow")
         if len(start.weights) != 4 * self._plan.facts.dimension:
             raise MalformedEnvelope("the adapter has the wrong length")
+        control = start.control
+        if (control is not None) != self._plan.drift.scaffold:
+            raise MalformedEnvelope("the plan and the invitation disagree about control variates")
+        if control is not None and (
+            len(control.values) != 4 * self._plan.facts.dimension
+            or len(control.counted) != len(cohort)
+        ):
+            raise MalformedEnvelope("the control variate does not fit the adapter and the cohort")
 
     def _continue(self, session: ClientSession, envelope: Envelope) -> bytes:
         vector = self._vector() if session.awaiting is Phase.MASKED_INPUT else None
@@ -190,8 +204,29 @@ class FederatedClient:
         if self._start is None:
             raise ClientRefused("no round is open here")
         weights = np.frombuffer(self._start.weights, dtype="<f4").astype(np.float32)
-        steps = self._contributor.contribute(self._last_round, weights)
-        return self._plan.grid().to_ring(steps)
+        correction = self._correction(self._start)
+        steps = self._contributor.contribute(self._last_round, weights, correction)
+        grid = self._plan.grid()
+        if self._control is not None:
+            dimension = self._plan.facts.dimension
+            change = grid.to_units(steps[dimension : 2 * dimension])
+            self._control.sent(self._last_round, change)
+        return grid.to_ring(steps)
+
+    def _correction(self, start: RoundStart) -> Correction | None:
+        """What corrects this round's local steps; settles first what the last sum did not show."""
+        if start.control is None:
+            return None
+        if self._control is None:
+            self._control = ControlVariate.start(self._plan.facts.dimension)
+        try:
+            self._control.settle(start.control.counted[start.cohort.index(self.number)])
+        except ControlVariateLost as error:
+            raise ClientRefused(
+                f"{error}; keep a client's control variate from process to process"
+            ) from error
+        server = np.frombuffer(start.control.values, dtype="<f4").astype(np.float64)
+        return Correction(server, self._control.value)
 
     def _reply(
         self, envelope: Envelope, step: str, payload: bytes, receipt: SignedReceipt | None = None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.engine.control_variates import Correction
 from privfed_dpo.engine.lanes import lane_sum
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
@@ -73,15 +74,22 @@ class Contributor:
     issuer: StreamIssuer
     lanes: tuple[int, ...] = ()
 
-    def contribute(self, round_number: int, weights: npt.NDArray[np.float32]) -> Steps:
+    def contribute(
+        self,
+        round_number: int,
+        weights: npt.NDArray[np.float32],
+        correction: Correction | None = None,
+    ) -> Steps:
         """Return the signed integer vector this client puts into the secure sum.
 
         Args:
             round_number: training round; its streams are used once.
-            weights: the global adapter, shape [d].
+            weights: the adapter to set out from, shape [d].
+            correction: control variates of this client's local steps, for SCAFFOLD.
 
         Returns:
-            Shape [plan.vector_length], int64.
+            Shape [plan.vector_length], int64: adapter, change of the control variate if there is
+            one, then lanes or drift.
 
         Raises:
             StreamReused: the round was already computed by this client object.
@@ -96,12 +104,18 @@ class Contributor:
         if self.plan.sums_gradients:
             self.source.load(weights)
             return self._noisy_gradient_sum(label)
-        change, drift = self._local_training(label, weights)
+        change, drift = self._local_training(label, weights, correction)
         clipper = self.plan.update_clipper()
         if clipper is not None:
             clipped = clipper.clip(torch.from_numpy(change)[None]).total
             return self._with_noise(clipped, label)
-        vector = np.append(change, drift)
+        parts = [change, np.array([drift])]
+        if correction is not None:
+            moved = correction.change(
+                change, local_steps=self.plan.local_steps, rate=self._local_rate
+            )
+            parts.insert(1, moved)
+        vector = np.concatenate(parts)
         steps, _ = self.plan.grid().encode_bounded(vector, self.plan.update_limit)
         return steps
 
@@ -144,17 +158,25 @@ class Contributor:
         batch = self.plan.sampler().draw(len(self.shard.pairs), stream)
         return [self.shard.pairs[i] for i in batch], self.shard.reference[batch]
 
-    def _local_training(self, label: str, start: npt.NDArray[np.float32]) -> tuple[Reals, float]:
+    @property
+    def _local_rate(self) -> float:
+        return float(str(self.plan.objective["local_learning_rate"]))
+
+    def _local_training(
+        self, label: str, start: npt.NDArray[np.float32], correction: Correction | None
+    ) -> tuple[Reals, float]:
         """Take local steps; return the change, shape [d], and the mean drift of the iterates."""
         origin = start.astype(np.float64)
         weights = origin.copy()
         drift = 0.0
-        rate = float(str(self.plan.objective["local_learning_rate"]))
         with np.errstate(over="ignore", invalid="ignore"):
             for step in range(self.plan.local_steps):
                 self.source.load(weights.astype(np.float32))
                 gradient = self._mean_gradient(f"{label}/step-{step}")
-                weights -= rate * self.plan.drift.pulled_back(gradient, weights - origin)
+                if correction is not None:
+                    gradient = correction.corrected(gradient)
+                gradient = self.plan.drift.pulled_back(gradient, weights - origin)
+                weights -= self._local_rate * gradient
                 drift += float(((weights - origin) ** 2).sum()) / self.plan.local_steps
         return weights - origin, drift
 

@@ -27,6 +27,7 @@ class MetricsRow:
         grad_norm_sq: squared norm of the unclipped mean gradient on fixed held-out pairs.
         heterogeneity: mean squared distance of client gradients from their mean, same pairs.
         drift: mean squared distance of local iterates from the round's start (local steps > 1).
+        staleness: mean age in rounds of the adapters behind the sum, where clients may be late.
         clip_fraction: share of those held-out pair gradients longer than max_grad_norm.
         consensus_error_before: without a server, mean squared distance of the nodes' adapters from
             their mean, before they average with neighbours.
@@ -56,6 +57,7 @@ class MetricsRow:
     grad_norm_sq: float | None = None
     heterogeneity: float | None = None
     drift: float | None = None
+    staleness: float | None = None
     clip_fraction: float | None = None
     consensus_error_before: float | None = None
     consensus_error: float | None = None

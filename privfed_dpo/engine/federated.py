@@ -17,6 +17,7 @@ from accounting import Ledger
 from accounting.ledger_format import OutcomeStatus
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.cohort import choose_cohort, draw_secret_cohort
+from privfed_dpo.engine.drift_state import Arrays, Departure, DriftState
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
 from privfed_dpo.engine.exchange import Exchange
 from privfed_dpo.engine.lanes import LaneRecord
@@ -53,6 +54,8 @@ class FederatedTraining:
         issuer: secret randomness of the coordinator, where cohorts are secret.
         before_round: called with the round and the invited clients' names before the round is
             booked; a deployment waits here for clients that are not connected.
+        snapshot: what the clients of this process keep, for the checkpoint; see
+            `control_variates`.
     """
 
     plan: RunPlan
@@ -68,6 +71,7 @@ class FederatedTraining:
     clock: Callable[[], float]
     issuer: StreamIssuer | None = None
     before_round: Callable[[int, Sequence[str]], None] = lambda _round, _names: None
+    snapshot: Callable[[], Arrays] = dict
 
     def script(self, start: Checkpoint) -> TrainingScript:
         """Train from a checkpoint to the planned number of rounds, or until the budget is spent.
@@ -76,6 +80,7 @@ class FederatedTraining:
         so is their budget.
         """
         checkpoint = start
+        drift = DriftState.of(self.plan, start.drift)
         book = ReceiptBook(self.plan, self.run_id, self.roster, self.ledger.receipt_counts)
         aborted_in_a_row = 0
         first = max(start.round, self.ledger.last_round or 0) + 1
@@ -91,13 +96,17 @@ class FederatedTraining:
             begin = self.clock()
             self.ledger.spend(number, names)
             self.observer(RoundStarted(number, self.plan.rounds, len(names)))
+            departure = self._departure(number, names, checkpoint.state, drift)
             if self.plan.allows_cohort(len(names)):
-                result = yield from self._play(number, names, checkpoint.state)
+                result = yield from self._play(number, names, departure)
             else:
                 result = RoundResult(None, (), {}, 0, 0, reason="the cohort was drawn too small")
             state = self._apply(checkpoint.state, result)
+            drift = self._remember(drift, number, departure, result)
             self._record_outcome(number, result, book)
             row = self._row(number, len(names), result, state, begin)
+            if self.plan.drift.max_staleness:
+                row = replace(row, staleness=departure.staleness(result.survivors))
             checkpoint = replace(
                 checkpoint,
                 round=number,
@@ -105,6 +114,7 @@ class FederatedTraining:
                 rows=(*checkpoint.rows, row),
                 lanes=self._lanes(checkpoint, number, result),
                 seconds=checkpoint.seconds + (row.seconds or 0.0),
+                drift={**drift.arrays(), **self.snapshot()} if drift.remembers else None,
             )
             self.save(checkpoint)
             self.observer(RoundFinished(row))
@@ -143,18 +153,35 @@ class FederatedTraining:
         left = sum(used.get(name, 0) < self.plan.participations for name in names)
         return left < self.plan.threshold
 
-    def _play(
-        self, number: int, names: tuple[str, ...], state: ServerState
-    ) -> Generator[Exchange, Mapping[int, bytes], RoundResult]:
+    def _numbers(self, names: Sequence[str]) -> list[int]:
         places = {name: place for place, name in enumerate(self.plan.facts.client_names)}
+        return sorted(places[name] for name in names)
+
+    def _departure(
+        self, number: int, names: tuple[str, ...], state: ServerState, drift: DriftState
+    ) -> Departure:
+        weights = state.weights.astype(np.float32)
+        return drift.departure(self.plan, number, self._numbers(names), weights)
+
+    def _remember(
+        self, drift: DriftState, number: int, departure: Departure, result: RoundResult
+    ) -> DriftState:
+        total = None if result.total is None else self._units(result)
+        return drift.after(
+            self.plan, number, departure.weights, survivors=result.survivors, total=total
+        )
+
+    def _play(
+        self, number: int, names: tuple[str, ...], departure: Departure
+    ) -> Generator[Exchange, Mapping[int, bytes], RoundResult]:
         coordinator = RoundCoordinator(
             plan=self.plan,
             run_id=self.run_id,
             round_number=number,
-            cohort={places[name]: self.roster[places[name]] for name in names},
+            cohort={client: self.roster[client] for client in self._numbers(names)},
             observer=self.observer,
         )
-        return (yield from coordinator.script(state.weights.astype(np.float32)))
+        return (yield from coordinator.script(departure))
 
     def _apply(self, state: ServerState, result: RoundResult) -> ServerState:
         if result.total is None:

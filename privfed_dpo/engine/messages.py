@@ -51,18 +51,32 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, tag=1):
     receipt: SignedReceipt | None = None
 
 
+class ControlStart(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """What an invitation adds for SCAFFOLD.
+
+    Attributes:
+        values: the mean control variate c, float32 little-endian, shape [d].
+        counted: for each client of the cohort, the last round whose opened sum holds it; 0 if none.
+    """
+
+    values: bytes
+    counted: tuple[int, ...]
+
+
 class RoundStart(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The coordinator's invitation to a round.
 
     Attributes:
         plan_hash: 32 bytes; a client that holds another plan refuses.
         cohort: client numbers invited, ascending.
-        weights: global adapter, float32 little-endian, shape [d].
+        weights: adapter to set out from, float32 little-endian, shape [d].
+        control: for SCAFFOLD.
     """
 
     plan_hash: bytes
     cohort: tuple[int, ...]
     weights: bytes
+    control: ControlStart | None = None
 
 
 COORDINATOR = -1

@@ -137,8 +137,9 @@ class RunPlan:
 
     @property
     def vector_length(self) -> int:
-        """Coordinates of the secure sum: adapter and lanes, or adapter and one drift entry."""
-        return self.facts.dimension + (1 if self.ring.carries_updates else self.audit_lanes)
+        """Coordinates of the secure sum: adapter, its control variate, lanes or a drift entry."""
+        dimension = self.facts.dimension * (2 if self.drift.scaffold else 1)
+        return dimension + (1 if self.ring.carries_updates else self.audit_lanes)
 
     @property
     def update_limit(self) -> float:

@@ -72,7 +72,11 @@ class _Planner:
         self.delta = config.privacy.delta or default_delta(max(2, records))
         self.sends_updates = self.mode is Mode.LOCAL or (
             self.mode is Mode.NONE
-            and (self.local_steps > 1 or config.privacy.max_grad_norm is None)
+            and (
+                self.local_steps > 1
+                or config.privacy.max_grad_norm is None
+                or config.federation.drift_control == "scaffold"
+            )
         )
 
     def plan(self) -> RunPlan:

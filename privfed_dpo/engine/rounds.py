@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed_dpo.engine.client import round_id
+from privfed_dpo.engine.drift_state import Departure
 from privfed_dpo.engine.events import Observer, PhaseClosed
 from privfed_dpo.engine.exchange import Exchange, RoundEnvelopes
 from privfed_dpo.engine.messages import PLAIN_INPUT, START, RoundStart, SignedReceipt, encode
@@ -73,22 +74,37 @@ class RoundCoordinator:
         self._observer = observer
         self._envelopes = RoundEnvelopes(run_id, round_number, observer)
 
-    def script(self, weights: npt.NDArray[np.float32]) -> RoundScript:
-        """Play the round from the given global adapter, shape [d].
+    def script(self, departure: Departure) -> RoundScript:
+        """Play the round.
+
+        Args:
+            departure: the adapters that clients set out from.
 
         Returns:
             (as the generator's value) the result; a round with too few survivors is a result too,
             without a total.
         """
-        start = RoundStart(
-            plan_hash=bytes.fromhex(self._plan.plan_hash),
-            cohort=tuple(self._cohort),
-            weights=weights.astype("<f4").tobytes(),
-        )
-        outbox: Mapping[int, bytes] = dict.fromkeys(self._cohort, encode(start))
+        outbox = self._invitations(departure)
         if self._plan.secure_aggregation:
             return (yield from self._secure_sum(outbox))
         return (yield from self._plain_sum(outbox))
+
+    def _invitations(self, departure: Departure) -> Mapping[int, bytes]:
+        """One message for all that set out from the same adapter."""
+        ages = {client: departure.late[client][0] for client in departure.late}
+        adapters = {0: departure.weights, **dict(departure.late.values())}
+        messages = {
+            age: encode(
+                RoundStart(
+                    plan_hash=bytes.fromhex(self._plan.plan_hash),
+                    cohort=tuple(self._cohort),
+                    weights=weights.astype("<f4").tobytes(),
+                    control=departure.control,
+                )
+            )
+            for age, weights in adapters.items()
+        }
+        return {client: messages[ages.get(client, 0)] for client in self._cohort}
 
     def _secure_sum(self, outbox: Mapping[int, bytes]) -> RoundScript:
         params = self._plan.protocol_params(round_id(self._run_id, self._round), self._cohort)

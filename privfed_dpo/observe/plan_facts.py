@@ -128,6 +128,8 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("cohorts", _cohorts(plan)),
                 ("rounds of one client, at most", _plain(plan, "participations")),
                 ("local steps", _plain(plan, "local_steps")),
+                ("drift control", _drift_control(plan)),
+                ("delay of a client, at most", _delay(plan)),
                 ("sampling rate of pairs", _number(plan, "sample_rate")),
                 ("pairs a round, expected", _number(plan, "expected_batch_pairs", 1)),
             ),
@@ -246,6 +248,19 @@ def _number(plan: Mapping[str, Any], key: str, decimals: int = 4) -> str:
 def _pairs(plan: Mapping[str, Any]) -> str:
     spread = f"{_plain(plan, 'pairs_min')} to {_plain(plan, 'pairs_max')} a client"
     return f"{_plain(plan, 'pairs_total')} ({spread})"
+
+
+def _drift_control(plan: Mapping[str, Any]) -> str:
+    wanted = plan.get("drift_control") or {}
+    if wanted.get("scaffold"):
+        return "SCAFFOLD"
+    strength = wanted.get("proximal")
+    return f"FedProx, strength {strength:g}" if strength else "none"
+
+
+def _delay(plan: Mapping[str, Any]) -> str:
+    rounds = (plan.get("drift_control") or {}).get("max_staleness")
+    return f"{rounds} rounds" if rounds else "none"
 
 
 def _cohorts(plan: Mapping[str, Any]) -> str:

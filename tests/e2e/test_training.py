@@ -12,6 +12,7 @@ from accounting import Adversary
 from privfed_dpo.assembly import assemble
 from privfed_dpo.dpo.evaluate import evaluate_preferences
 from privfed_dpo.engine.contribution import Contributor
+from privfed_dpo.engine.drift_state import Departure
 from privfed_dpo.engine.events import PhaseClosed, RoundFinished, RunFinished
 from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.errors import ConfigError, PlanRefused, RunAborted
@@ -196,7 +197,7 @@ def sum_of(assembly, contributors, weights, *, masked):
         cohort=roster,
         observer=lambda _: None,
     )
-    result = drive(coordinator.script(weights), carrier)
+    result = drive(coordinator.script(Departure(weights)), carrier)
     assert len(result.survivors) == len(contributors)
     return result.total
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from privfed_dpo.config import parse_config
 from privfed_dpo.data.tokenize import TokenizedPair, pair_key
 from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
+from privfed_dpo.engine.control_variates import ControlVariate
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
@@ -76,7 +77,10 @@ def fake_plan(
 
 
 def fake_clients(
-    plan: RunPlan, seed: str = "fake", source: type[FakeGradients] = FakeGradients
+    plan: RunPlan,
+    seed: str = "fake",
+    source: type[FakeGradients] = FakeGradients,
+    controls: Sequence[ControlVariate] = (),
 ) -> tuple[dict[int, FederatedClient], dict[int, bytes]]:
     """All clients of the plan with deterministic keys, and their roster."""
     entropy = counted_entropy(seed)
@@ -91,6 +95,7 @@ def fake_clients(
             identity=identities[number],
             roster=roster,
             entropy=entropy,
+            control=controls[number] if controls else None,
         )
     return clients, roster
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from privfed_dpo.engine.client import FederatedClient
+from privfed_dpo.engine.drift_state import Departure
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import DIMENSION, RUN_ID, fake_coordinator, fake_plan
@@ -29,7 +30,7 @@ class FixedContributor:
         rng = np.random.default_rng(client)
         self.steps = rng.integers(-(2**20), 2**20, size=plan.vector_length)
 
-    def contribute(self, round_number, weights):
+    def contribute(self, round_number, weights, correction=None):
         return self.steps
 
 
@@ -60,7 +61,7 @@ class Parties:
 
     def script(self, round_number=1, observer=lambda _: None):
         coordinator = fake_coordinator(self.plan, self.roster, observer, round_number)
-        return coordinator.script(np.zeros(DIMENSION, dtype=np.float32))
+        return coordinator.script(Departure(np.zeros(DIMENSION, dtype=np.float32)))
 
     def plain_sum(self, survivors):
         total = sum(self.contributors[n].steps for n in survivors)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor
+from privfed_dpo.engine.drift_state import Departure
 from privfed_dpo.engine.events import ReplyRefused
 from privfed_dpo.engine.messages import RoundStart, decode, decode_envelope, encode
 from privfed_dpo.mechanism.keystream import StreamIssuer, StreamReused
@@ -46,7 +47,7 @@ class Network:
 def play(plan, rule=lambda _step, _client, reply: reply, observer=lambda _: None):
     clients, roster = fake_clients(plan)
     network = Network(clients, rule)
-    result = drive(fake_coordinator(plan, roster, observer).script(WEIGHTS), network)
+    result = drive(fake_coordinator(plan, roster, observer).script(Departure(WEIGHTS)), network)
     return result, clients, network
 
 

@@ -13,6 +13,7 @@ from accounting import Adjacency, Adversary, Ledger, LedgerHeader, Mode, Privacy
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
+from privfed_dpo.engine.drift_state import Departure
 from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.engine.server_update import ServerState, ServerUpdate
@@ -127,7 +128,7 @@ def test_an_update_that_is_not_finite_is_the_null_client_s(bad):
 def test_masked_equals_plain_bit_for_bit():
     plan = user_plan("federation.local_steps=3", "federation.cohort=6")
     clients, roster = fake_clients(plan)
-    script = fake_coordinator(plan, roster).script(np.zeros(DIMENSION, np.float32))
+    script = fake_coordinator(plan, roster).script(Departure(np.zeros(DIMENSION, np.float32)))
     result = drive(script, LoopbackCarrier({n: c.handle for n, c in clients.items()}))
     again, _ = fake_clients(plan)
     plain = sum(
@@ -141,7 +142,7 @@ def test_the_noise_of_an_opened_sum_is_what_was_booked_and_nothing_else():
     """Null clients: 8 shares, of which the plan sells 5 (two lost, one colluding)."""
     plan = user_plan(dimension=20_000)
     clients, roster = fake_clients(plan, source=NullGradients)
-    script = fake_coordinator(plan, roster).script(np.zeros(20_000, np.float32))
+    script = fake_coordinator(plan, roster).script(Departure(np.zeros(20_000, np.float32)))
     result = drive(script, LoopbackCarrier({n: c.handle for n, c in clients.items()}))
     noise = plan.grid().to_units(plan.grid().from_ring(result.total))
 
