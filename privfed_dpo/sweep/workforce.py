@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -122,7 +123,7 @@ def _work_in_process(address: Address, runner: Runner, telling: Connection) -> N
     # A group of its own: Ctrl-C reaches the parent alone, which interrupts each worker once.
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(_STOP_SECONDS,), daemon=True).start()
     try:
         work(SweepStore(address), runner, _sender(telling))
     except KeyboardInterrupt:
@@ -139,9 +140,15 @@ def _sender(telling: Connection) -> Callable[[WorkerEvent], None]:
     return send
 
 
-def _end_with_parent() -> None:
-    """Interrupt this worker when the process that started it is gone, kill -9 included."""
+def _end_with_parent(grace_seconds: float) -> None:
+    """End this worker when the process that started it is gone, kill -9 included.
+
+    It is interrupted first, to give its run back. Code of a library may swallow the interruption;
+    then it ends all the same, and whoever goes on with the sweep finds the run's lock free.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(grace_seconds)
+        os._exit(1)

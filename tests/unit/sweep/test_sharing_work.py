@@ -276,3 +276,29 @@ def test_a_lock_is_given_back_by_kill_9(tmp_path):
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert FileLock(path).try_acquire()
+
+
+PARENT = """
+import multiprocessing, os, signal, sys, threading, time
+from privfed_dpo.sweep import workforce
+
+def deaf(pipe):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as if a library swallowed the interruption
+    threading.Thread(target=workforce._end_with_parent, args=(0.0,), daemon=True).start()
+    os.write(1, b"working ")
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    context.Process(target=deaf, args=(theirs,)).start()
+    os._exit(0)
+"""
+
+
+def test_a_worker_ends_with_its_parent_even_if_it_cannot_be_interrupted(tmp_path):
+    """Its output ends only when the last process that holds it has ended."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    done = subprocess.run([sys.executable, script], check=True, capture_output=True, timeout=300)
+    assert done.stdout == b"working "
