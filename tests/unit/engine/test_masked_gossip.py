@@ -52,9 +52,10 @@ def test_masking_does_not_change_epsilon():
     assert masked_plan().epsilons == plain.epsilons
 
 
+@pytest.mark.parametrize("masked", ["true", "false"])
 @pytest.mark.parametrize("graph", [(), ("gossip.redraw_rounds=1",)])
-def test_links_and_nodes_that_come_and_go_leave_the_mean_alone(graph):
-    plan = masked_plan(*graph, clients=10)
+def test_links_and_nodes_that_come_and_go_leave_the_mean_alone(graph, masked):
+    plan = masked_plan(*graph, f"gossip.masked={masked}", clients=10)
     nodes = fake_nodes(plan)
     down = LinksDown(0.1, 2)
     absences = NodeAbsences(0.1, 4)
