@@ -201,10 +201,12 @@ class FederatedClient:
         return SignedReceipt(self._participations, self._identity.sign(message))
 
     def _vector(self) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
-        if self._start is None:
+        # Let go of, or each of many simulated clients would hold an adapter until its next round.
+        start, self._start = self._start, None
+        if start is None:
             raise ClientRefused("no round is open here")
-        weights = np.frombuffer(self._start.weights, dtype="<f4").astype(np.float32)
-        correction = self._correction(self._start)
+        weights = np.frombuffer(start.weights, dtype="<f4").astype(np.float32)
+        correction = self._correction(start)
         steps = self._contributor.contribute(self._last_round, weights, correction)
         grid = self._plan.grid()
         if self._control is not None:

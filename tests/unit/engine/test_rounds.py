@@ -86,6 +86,13 @@ def test_a_secure_sum_equals_the_plain_sum_of_the_survivors(lost):
     assert sum(result.dropped.values()) == len(lost)
 
 
+def test_a_client_holds_no_adapter_between_rounds():
+    """A thousand simulated clients would else hold a thousand adapters."""
+    result, clients, _ = play(fake_plan())
+    assert result.total is not None
+    assert all(client._start is None for client in clients.values())
+
+
 @pytest.mark.parametrize("step", list(Phase))
 def test_garbage_is_named_and_the_round_goes_on(step):
     refused = []
