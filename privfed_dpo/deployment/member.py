@@ -201,6 +201,7 @@ class Member:
             "threads": policy.threads,
             "cache_dir": policy.cache_dir,
             "processes": 1,
+            "shard_base": False,
             "dir": None,
         }
         return config.model_copy(

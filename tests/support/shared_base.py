@@ -31,11 +31,11 @@ evaluation: {{pairs: null, gradient_pairs: 6}}
 
 
 def write_home(folder, family="llama", **extra):
-    """Writes a checkpoint of four blocks with training and held-out pairs."""
+    """Writes a checkpoint of four blocks (GPT-2: two) with training and held-out pairs."""
     rows = preference_rows(users=4, per_user=5)
     write_jsonl(folder / "train.jsonl", rows)
     write_jsonl(folder / "eval.jsonl", preference_rows(users=3, per_user=3, seed=1))
-    blocks = {"n_layer": 4} if family == "gpt2" else {"num_hidden_layers": 4}
+    blocks = {} if family == "gpt2" else {"num_hidden_layers": 4}
     write_checkpoint(folder / "base", family, texts_of(rows), **{**blocks, **extra})
     return folder
 
