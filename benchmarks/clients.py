@@ -46,17 +46,17 @@ from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import IdentityKey
 
 LAW = """
-With a server, memory does not depend on how many clients there are: there is one model, a client that
-is not in the round holds its pairs, its key and a few numbers, and adapters pass through. The cost of
-a round follows the cohort. Below 64 clients everybody is everybody's neighbour in the secure sum, so
-that masks and shares grow with the square; larger cohorts take a sparse graph, whose costs are in
-secure_agg.md.
+With a server, memory does not depend on how many clients there are: there is one model, a
+client that is not in the round holds its pairs, its key and a few numbers, and adapters pass
+through. The cost of a round follows the cohort. Below 64 clients everybody is everybody's
+neighbour in the secure sum, so that masks and shares grow with the square; larger cohorts take
+a sparse graph, whose costs are in secure_agg.md.
 
-Without a server every node has an adapter of its own and takes part in every round: CPU time is linear
-in the nodes, and so is memory. At its peak the simulation holds, for every node, its adapter and those
-on their way to and from neighbours: about 17 integer vectors (8 d bytes each) on a ring, 28 on a torus.
-So 256 nodes are simulated with adapters of 20,000 weights in about 1 GiB, and 1,000 nodes with large
-adapters are not. A deployed node holds its own only.
+Without a server every node has an adapter of its own and takes part in every round: CPU time is
+linear in the nodes, and so is memory. At its peak the simulation holds, for every node, its
+adapter and those on their way to and from neighbours: about 17 integer vectors (8 d bytes each)
+on a ring, 28 on a torus. So 1,000 nodes are simulated with small adapters only. A deployed node
+holds its own only.
 """
 
 REPORT = Path(__file__).with_suffix(".md")
