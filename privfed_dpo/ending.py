@@ -17,10 +17,12 @@ from accounting import Ledger, read_ledger
 from privfed_dpo.assembly import Assembly
 from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import load_config
+from privfed_dpo.engine.held_out_slopes import PolicySlopes
 from privfed_dpo.engine.training import TrainingResult
 from privfed_dpo.label_secret import LABELS_FILE
 from privfed_dpo.mechanism.keystream import Entropy
 from privfed_dpo.observe.evidence import closing_facts, file_sha256, vouched_for
+from privfed_dpo.observe.floor_facts import floor_facts
 from privfed_dpo.observe.run_folder import (
     ADAPTER_FOLDER,
     CHECKPOINT_FOLDER,
@@ -86,10 +88,30 @@ def end_run(
     )
     summary["samples"] = [asdict(sample) for sample in samples]
     summary["comparison"] = compare_clients(assembly, weights, folder, entropy=entropy)
+    summary["floor"] = _floor(assembly, result)
     facts = {"reason": result.reason, **closing_facts(folder, summary)}
     write_json_atomic(folder / CHECKPOINT_FOLDER / _DRAFT_FILE, summary)
     summary["ledger_head"] = ledger.close(result.status, facts)
     return summary
+
+
+def _floor(assembly: Assembly, result: TrainingResult) -> dict[str, object] | None:
+    """What keeps the gradient from zero, by source; None without held-out pairs for gradients."""
+    wanted, held_out = assembly.config.evaluation, assembly.held_out
+    if not wanted.curvature_products or held_out is None or not held_out.gradient_pairs:
+        return None
+    end = result.checkpoint.state.weights.astype(np.float32)
+    facts = floor_facts(
+        plan=assembly.plan,
+        slopes=PolicySlopes(assembly.source, held_out),
+        start=assembly.start,
+        end=end,
+        rows=result.checkpoint.rows,
+        products=wanted.curvature_products,
+        seed=assembly.config.run.seed,
+    )
+    assembly.source.load(end)
+    return facts
 
 
 def complete_ending(folder: Path) -> dict[str, object] | None:

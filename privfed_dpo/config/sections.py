@@ -155,6 +155,11 @@ class EvaluationConfig(Section):
         description="held-out pairs used for gradient norm, heterogeneity and clip fraction "
         "[pairs]",
     )
+    curvature_products: NonNegativeInt = Field(
+        3,
+        description="products with the Hessian per probe, by which the floor of a finished run is "
+        "taken apart on the gradient pairs; each costs two gradients of all of them; 0 is off",
+    )
     sample_prompts: tuple[str, ...] = Field(
         (),
         description="PUBLIC prompts answered before and after training, in summary and report; "

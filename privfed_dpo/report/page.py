@@ -41,6 +41,7 @@ from privfed_dpo.observe.run_folder import (
 from privfed_dpo.report.audit_facts import AUDIT_HEADS, audit_facts
 from privfed_dpo.report.client_facts import CLIENT_HEADS, client_facts
 from privfed_dpo.report.figures import report_figures
+from privfed_dpo.report.floor_table import floor_table
 from secure_agg import Phase
 
 UNFINISHED = "unfinished"
@@ -155,6 +156,7 @@ def render_page(run: RunFacts) -> str:
         protocol=_protocol(run, plan),
         dropped=_dropped(run.rows),
         samples=summary.get("samples") or (),
+        floor=floor_table(summary.get("floor")),
         audit=audit_facts(summary.get("audit")),
         audit_heads=AUDIT_HEADS,
         clients=client_facts(summary),

@@ -19,6 +19,7 @@ def test_a_run_is_resumed_with_what_its_clients_kept(tmp_path, wanted):
     folder = tmp_path / "run"
     fixed = ["privacy.mode=local", "federation.local_steps=2", "federation.cohort=5"]
     rates = ["federation.server_optimizer=sgd", "federation.learning_rate=1.0"]
+    rates += ["evaluation.curvature_products=2"]
 
     def stop(event):
         if isinstance(event, RoundFinished) and event.row.round == 2:
@@ -42,3 +43,13 @@ def test_a_run_is_resumed_with_what_its_clients_kept(tmp_path, wanted):
     assert [row["status"] for row in rows] == ["start", *["released"] * 3]
     assert (rows[-1]["staleness"] is None) == scaffold
     assert verify_run(folder).ok
+    floor = json.loads((folder / "summary.json").read_text())["floor"]
+    if scaffold:
+        assert "old control variates" in floor["reason"]
+        assert floor["sources"] == []
+        return
+    sources = {source["name"]: source for source in floor["sources"]}
+    assert sources["privacy noise"]["predicted"] > 0
+    assert sources["drift"]["measured"] is None
+    assert sources["all together"]["measured"] == rows[-1]["grad_norm_sq"]
+    assert "What keeps the gradient from zero" in (folder / "report.html").read_text()

@@ -19,7 +19,7 @@ privacy:
   dropout_tolerance: 1
   colluders: 1
 federation: {rounds: 3, learning_rate: 0.005}
-evaluation: {pairs: 24, gradient_pairs: 12}
+evaluation: {pairs: 24, gradient_pairs: 12, curvature_products: 0}
 """
 
 
