@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from privfed_dpo.deployment.joining import (
     public_settings,
 )
 from privfed_dpo.deployment.journal import Journal, journal_of_rounds
+from privfed_dpo.deployment.live_report import live_report
 from privfed_dpo.deployment.reception import JOIN, Reception
 from privfed_dpo.deployment.roster import Roster, load_roster
 from privfed_dpo.ending import complete_ending
@@ -100,7 +102,7 @@ def serve(
         data_fingerprint=assembly.data_fingerprint,
         seconds=0.0,
     )
-    told: tuple[Observer, ...] = (RunRecorder(folder), journal_of_rounds(journal), *observers)
+    told = _told(folder, journal, observers)
     run = Coordination(assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy)
     return _play(run, parties, run.begin(checkpoint), journal)
 
@@ -120,7 +122,7 @@ def resume_deployed(
     config = load_config(folder / CONFIG_FILE)
     parties = _Parties.load(config)
     ledger = Ledger.open(folder / LEDGER_FILE, signer=parties.identity.sign)
-    told: tuple[Observer, ...] = (RunRecorder(folder), journal_of_rounds(journal), *observers)
+    told = _told(folder, journal, observers)
     if ledger.status is not None:
         summary = complete_ending(folder)
         if summary is not None:
@@ -139,6 +141,12 @@ def resume_deployed(
     run_id = bytes.fromhex(ledger.header.run_id)
     run = Coordination(assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy)
     return _play(run, parties, run.recover(checkpoint), journal)
+
+
+def _told(folder: Path, journal: Journal, observers: Sequence[Observer]) -> Sequence[Observer]:
+    """Everybody who listens, the recorder first: the report reads what it wrote."""
+    kept = (RunRecorder(folder), live_report(folder, time.monotonic), journal_of_rounds(journal))
+    return (*kept, *observers)
 
 
 @dataclass(frozen=True, slots=True)

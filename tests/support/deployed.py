@@ -16,36 +16,47 @@ class Stage:
     """The deployment's clients and relay, each in a thread; the coordinator is the test's."""
 
     def __init__(self, deployment, lose=lambda letter: False):
-        self.deployment, self.told, self.over = deployment, [], False
+        self.deployment, self.told = deployment, []
         self.post = SocketPost(deployment.sockets, lose)
+        self.clients = {}
 
     def __enter__(self):
-        self.threads = [
-            self._start(self._client, path) for path in self.deployment.policies.values()
-        ]
+        for name in self.deployment.policies:
+            self.start(name)
         relay = Relay(self.post, self.deployment.server_socket, poll_seconds=0.01)
-        self.threads.append(self._start(relay.run))
+        self.relay = threading.Thread(target=relay.run, daemon=True)
+        self.relay.start()
         return self
 
     def __exit__(self, *_):
-        self.over = True
-        for path in self.deployment.sockets.values():
-            with contextlib.suppress(LocalSocketError):
-                ask_client(path, b"", seconds=5)
-        for thread in self.threads:
-            thread.join(timeout=30)
-            assert not thread.is_alive()
+        for name in list(self.clients):
+            self.stop(name)
+        self.relay.join(timeout=30)
+        assert not self.relay.is_alive()
+
+    def start(self, name):
+        """Start a client's process, as far as its memory is concerned."""
+        stopped = threading.Event()
+        thread = threading.Thread(
+            target=serve_client,
+            args=(load_policy(self.deployment.policies[name]),),
+            kwargs={"journal": self.journal, "go_on": lambda: not stopped.is_set()},
+            daemon=True,
+        )
+        thread.start()
+        self.clients[name] = (thread, stopped)
+
+    def stop(self, name):
+        """End it; everything it did not write down is gone."""
+        thread, stopped = self.clients.pop(name)
+        stopped.set()
+        with contextlib.suppress(LocalSocketError):
+            ask_client(self.deployment.sockets[name], b"", seconds=30)
+        thread.join(timeout=60)
+        assert not thread.is_alive()
 
     def journal(self, event, **facts):
         self.told.append({"event": event, **facts})
 
     def events(self, name):
         return [line for line in self.told if line["event"] == name]
-
-    def _client(self, path):
-        serve_client(load_policy(path), journal=self.journal, go_on=lambda: not self.over)
-
-    def _start(self, target, *arguments):
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        thread.start()
-        return thread

@@ -28,10 +28,11 @@ class SocketPost:
         return tuple(self.sockets)
 
     def push(self, letters):
+        lost = [letter for letter in letters if self.lose(letter)]
         for letter in letters:
-            if not self.lose(letter):
+            if letter not in lost:
                 threading.Thread(target=self._carry, args=(letter,), daemon=True).start()
-        return ()
+        return [Failed(letter.ticket, "the node is gone") for letter in lost]
 
     def pull(self):
         found = []
