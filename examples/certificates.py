@@ -46,6 +46,7 @@ def write_certificates(folder: Path) -> None:
 
 def write_node_key(path: Path) -> None:
     """Write a SuperNode's key and, beside it, the public half that is registered."""
+    path.parent.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP384R1())
     _write_secret(path, key, serialization.PrivateFormat.OpenSSH)
     public = key.public_key().public_bytes(

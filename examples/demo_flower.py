@@ -156,6 +156,19 @@ def start_supernode(cast: Cast, name: str, address: str, client_socket: Path) ->
     )  # fmt: skip
 
 
+def turn_away_a_stranger(cast: Cast, address: str) -> None:
+    """Start a SuperNode whose key nobody registered, and see it refused."""
+    write_node_key(cast.folder / "stranger" / "node.key")
+    start_supernode(cast, "stranger", address, cast.folder / "nowhere.sock")
+    name = "supernode-stranger"
+    wait_for("the refusal of a stranger", lambda: not cast.alive(name), START_SECONDS)
+    code = cast.processes[name].returncode
+    if code == 0:
+        raise SystemExit("a node that nobody registered was let in")
+    cast.kill(name)
+    print(f"*** a SuperNode with a key that nobody registered was refused (exit code {code})")
+
+
 def follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[dict[str, object]]:
     """Yield the lines of a log as they come, until its writer ends."""
     wait_for("the coordinator's log", lambda: path.exists() or process.poll() is not None, 300)
@@ -204,6 +217,7 @@ def main(folder: Path) -> Path:
         for name, policy in parties.policies.items():
             cast.start(f"client-{name}", [*PRIVFED, "client", "--policy", str(policy)])
         address = start_superlink(cast)
+        turn_away_a_stranger(cast, address)
         for name in parties.policies:
             write_node_key(folder / name / "node.key")
             cast.run([str(BIN / "flwr"), "supernode", "register",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privfed_dpo.assembly import Assembly, assemble, plan_only, with_fingerprint
-from privfed_dpo.config import Config
+from privfed_dpo.config import Config, GossipConfig, RunConfig
 from privfed_dpo.config.client_policy import ClientPolicy
 from privfed_dpo.data.copies import require_stated_copies
 from privfed_dpo.data.pairs import PreferencePair
@@ -192,22 +192,17 @@ class Member:
         )
 
     def _localised(self, config: Config) -> Config:
-        """The run's configuration with what is this machine's own business."""
+        """The run's settings, with this machine's own paths and devices."""
         policy = self._policy
         model = {"device": policy.device}
         if policy.model is not None:
             model["base"] = policy.model
-        run = {
-            "threads": policy.threads,
-            "cache_dir": policy.cache_dir,
-            "processes": 1,
-            "shard_base": False,
-            "dir": None,
-        }
+        run = {"seed": config.run.seed, "threads": policy.threads, "cache_dir": policy.cache_dir}
         return config.model_copy(
             update={
-                "run": config.run.model_copy(update=run),
+                "run": RunConfig().model_copy(update=run),
                 "model": config.model.model_copy(update=model),
+                "gossip": GossipConfig(),
             }
         )
 
