@@ -157,11 +157,6 @@ def plan_only(config: Config, inputs: Inputs) -> RunPlan:
     return make_plan(config, facts)
 
 
-def with_fingerprint(plan: RunPlan, fingerprint: str) -> RunPlan:
-    """Bind a plan to one base model; the plan's hash covers it."""
-    return replace(plan, facts=replace(plan.facts, model_fingerprint=fingerprint))
-
-
 def assemble(
     config: Config,
     *,
@@ -188,7 +183,7 @@ def assemble(
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     loaded = load_base(config, inputs.task, base_folder)
-    plan = with_fingerprint(plan, loaded.fingerprint)
+    plan = replace(plan, facts=replace(plan.facts, model_fingerprint=loaded.fingerprint))
     adapter = Adapter.attach(loaded, adapter_spec(config))
     limit = position_limit(loaded.model)
     max_length = min(config.data.max_length, limit or config.data.max_length)

@@ -7,10 +7,10 @@ ledger holds what that costs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from privfed_dpo.assembly import Assembly, assemble, plan_only, with_fingerprint
+from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.config import Config, GossipConfig, RunConfig
 from privfed_dpo.config.client_policy import ClientPolicy
 from privfed_dpo.data.copies import require_stated_copies
@@ -155,7 +155,7 @@ class Member:
             raise ClientRefused("the run has another roster than the one agreed on")
         config = self._localised(document.settings())
         inputs = self._inputs(config)
-        plan = with_fingerprint(plan_only(config, inputs), document.model_fingerprint)
+        plan = _bound_to(document.model_fingerprint, plan_only(config, inputs))
         if plan.plan_hash != document.plan_hash:
             raise ClientRefused("from the same description this client makes another plan")
         problems = objections(plan, self._policy.limits)
@@ -217,6 +217,10 @@ class Member:
             task=None,
             enrolled_pairs=tuple(self._roster.pairs.values()),
         )
+
+
+def _bound_to(fingerprint: str, plan: RunPlan) -> RunPlan:
+    return replace(plan, facts=replace(plan.facts, model_fingerprint=fingerprint))
 
 
 def _require_enrolled(name: str, roster: Roster, identity: IdentityKey, pairs: int) -> None:
