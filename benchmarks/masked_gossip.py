@@ -30,7 +30,7 @@ from privfed_dpo.engine.masked_messages import MASKED_STEPS
 from privfed_dpo.engine.mixing import integer_weights
 from privfed_dpo.engine.neighbour_exchange import NeighbourExchange, NodeAddress
 from privfed_dpo.engine.node_state import NodeState
-from privfed_dpo.engine.topology import GraphSettings, Topology
+from privfed_dpo.topology import GraphSettings, Topology
 from secure_agg import IdentityKey
 
 _PAGE = Path(__file__).with_suffix(".md")

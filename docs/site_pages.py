@@ -44,7 +44,7 @@ INTERFACE = {
         "privfed_dpo.engine.gossip",
         "privfed_dpo.engine.client",
         "privfed_dpo.engine.contribution",
-        "privfed_dpo.engine.server_update",
+        "privfed_dpo.server_update",
     ),
     "gradients": (
         "privfed_dpo.dpo.loss",

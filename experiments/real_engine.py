@@ -32,9 +32,9 @@ from privfed_dpo.engine.node_state import NodeState
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.mechanism.clip import ClippedSum, PairClipper
 from privfed_dpo.mechanism.keystream import StreamIssuer
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import Entropy, IdentityKey

@@ -28,13 +28,13 @@ from privfed_dpo.engine.events import (
     RunFinished,
 )
 from privfed_dpo.engine.federated import FederatedTraining
-from privfed_dpo.engine.server_update import ServerUpdate
 from privfed_dpo.engine.training import TrainingScript, lost_rows, start_row
 from privfed_dpo.errors import ResumeMismatch, RunAborted
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.observe.evidence import file_sha256
 from privfed_dpo.observe.recorder import RunRecorder
 from privfed_dpo.observe.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE
+from privfed_dpo.server_update import ServerUpdate
 from privfed_dpo.wire.carrier import Carrier, drive
 
 

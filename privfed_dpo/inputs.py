@@ -13,8 +13,8 @@ from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.partition import Partition, partition_pairs
 from privfed_dpo.data.preferences import load_preferences
 from privfed_dpo.data.synthetic import SyntheticTask, synthetic_task
-from privfed_dpo.engine.topology import Edge, parse_links
 from privfed_dpo.errors import DataError
+from privfed_dpo.topology import Edge, parse_links
 
 SYNTHETIC = "synthetic"
 

@@ -24,7 +24,6 @@ from privfed_dpo.engine.control_variates import pack_controls, unpack_controls
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.server_update import ServerState
 from privfed_dpo.engine.training import TrainingScript
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import ConfigError, ResumeMismatch
@@ -42,6 +41,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import Carrier
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 

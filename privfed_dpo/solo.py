@@ -32,9 +32,9 @@ from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate, Vector
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
+from privfed_dpo.server_update import ServerState, ServerUpdate, Vector
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 

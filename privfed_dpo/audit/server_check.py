@@ -23,7 +23,7 @@ from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.events import EngineEvent
 from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import IdentityKey
 

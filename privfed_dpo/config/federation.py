@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from privfed_dpo.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from privfed_dpo.server_update import ServerOptimizer
 
 
 class FederationConfig(Section):
@@ -35,7 +36,7 @@ class FederationConfig(Section):
     local_learning_rate: PositiveFloat = Field(
         1.0, description="client step size, where clients take their own steps"
     )
-    server_optimizer: Literal["adam", "sgd", "yogi", "adagrad"] = Field(
+    server_optimizer: ServerOptimizer = Field(
         "adam", description="how the server applies the aggregate (FedOpt)"
     )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(

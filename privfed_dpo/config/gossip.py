@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from privfed_dpo.config.section import PositiveInt, Section, Seed, Share
+from privfed_dpo.topology import GraphName
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -19,17 +20,7 @@ class GossipConfig(Section):
         description="null is yes in privacy.mode=gossip, else no; true with privacy.mode=none is "
         "the decentralised baseline",
     )
-    topology: Literal[
-        "path",
-        "ring",
-        "star",
-        "torus",
-        "exponential",
-        "expander",
-        "erdos_renyi",
-        "complete",
-        "file",
-    ] = Field("ring", description="who averages with whom")
+    topology: GraphName = Field("ring", description="who averages with whom")
     links_file: str | None = Field(
         None, description="topology=file: two client names, or numbers from 0, on each line"
     )

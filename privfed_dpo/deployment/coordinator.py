@@ -35,7 +35,6 @@ from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.messages import START, encode
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.server_update import ServerState
 from privfed_dpo.errors import ConfigError, ResumeMismatch
 from privfed_dpo.inputs import Inputs
 from privfed_dpo.mechanism.keystream import Entropy
@@ -50,6 +49,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.frames import LocalSocketError, listen
 from privfed_dpo.wire.relay_carrier import Delivery, RelayCarrier
 from secure_agg import IdentityKey, Phase

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from privfed_dpo.engine.events import MetricsRow
 from privfed_dpo.engine.lanes import LaneRecord
-from privfed_dpo.engine.server_update import ServerState
 from privfed_dpo.errors import ResumeMismatch
+from privfed_dpo.server_update import ServerState
 
 _STATE_FILE = "state.npz"
 _LANES = "lanes_"

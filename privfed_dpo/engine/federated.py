@@ -24,7 +24,6 @@ from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.receipts import ReceiptBook
 from privfed_dpo.engine.rounds import RoundCoordinator, RoundResult
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.engine.training import (
     ABORTS_IN_A_ROW,
     Measure,
@@ -33,6 +32,7 @@ from privfed_dpo.engine.training import (
     spent_so_far,
 )
 from privfed_dpo.mechanism.keystream import StreamIssuer
+from privfed_dpo.server_update import ServerState, ServerUpdate
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,6 @@ from privfed_dpo.engine.mixing import (
     split,
 )
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.server_update import ServerState
 from privfed_dpo.engine.training import (
     ABORTS_IN_A_ROW,
     Measure,
@@ -39,6 +38,7 @@ from privfed_dpo.engine.training import (
     TrainingScript,
     spent_so_far,
 )
+from privfed_dpo.server_update import ServerState
 
 MeasureNodes = Callable[[Mapping[str, npt.NDArray[np.float32]]], Mapping[str, Any]]
 Snapshot = Callable[[], dict[str, npt.NDArray[np.generic]]]

@@ -11,7 +11,7 @@ from privfed_dpo.engine.masked_links import MaskingRules
 from privfed_dpo.engine.masked_messages import MASKED_STEPS
 from privfed_dpo.engine.mixing import WEIGHT_BITS, Spectrum, integer_weights, mixing_matrix
 from privfed_dpo.engine.neighbourhood_exposure import exposures
-from privfed_dpo.engine.topology import GraphSettings
+from privfed_dpo.topology import GraphSettings
 
 SENT_STEPS_PER_UNIT = 2.0**32
 """Grid of the adapters that nodes send: far finer than float32 at the size of a weight."""

@@ -8,8 +8,8 @@ from privfed_dpo.engine.masked_links import MaskingRules
 from privfed_dpo.engine.mixing import integer_weights
 from privfed_dpo.engine.neighbourhood_exposure import smallest_mixture
 from privfed_dpo.engine.sizing import OWN_NOISE_SENSITIVITY_STEPS, RingSizing
-from privfed_dpo.engine.topology import Edge, GraphSettings, Topology
 from privfed_dpo.errors import PlanRefused
+from privfed_dpo.topology import Edge, GraphSettings, Topology
 
 _SENT_BITS = 64
 

@@ -34,7 +34,7 @@ from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import Integers
 from privfed_dpo.engine.neighbour_exchange import VECTOR
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.topology import Edge
+from privfed_dpo.topology import Edge
 
 MessageLost = Callable[[int, str, int, int], bool]
 """(round, step, sender, receiver) -> whether the network loses this message."""

@@ -46,8 +46,8 @@ from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import Integers, integer_weights, split
 from privfed_dpo.engine.neighbour_exchange import MessageRefused, NodeAddress
 from privfed_dpo.engine.node_state import CastVote, NodeState
-from privfed_dpo.engine.topology import Topology
 from privfed_dpo.mechanism.keystream import Entropy
+from privfed_dpo.topology import Topology
 from secure_agg import Phase
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from privfed_dpo.engine.mixing import integer_weights
 from privfed_dpo.engine.neighbourhood_exposure import smallest_mixture
-from privfed_dpo.engine.topology import Topology
+from privfed_dpo.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)

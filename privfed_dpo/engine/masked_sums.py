@@ -15,8 +15,8 @@ from privfed_dpo.engine.gossip_messages import Parcel, Refusal
 from privfed_dpo.engine.masked_links import MaskingRules, links_digest
 from privfed_dpo.engine.mixing import Integers
 from privfed_dpo.engine.neighbour_exchange import NodeAddress
-from privfed_dpo.engine.topology import Topology
 from privfed_dpo.mechanism.keystream import Entropy
+from privfed_dpo.topology import Topology
 from secure_agg import ClientSession, Phase, ProtocolParams, SecAggError, ServerSession
 
 RING_BITS = 64

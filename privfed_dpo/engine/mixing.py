@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from privfed_dpo.engine.topology import Topology
+from privfed_dpo.topology import Topology
 
 Integers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]

@@ -28,7 +28,7 @@ from accounting import (
 )
 from privfed_dpo.engine.mixing import Reals, mixing_matrix
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.topology import Topology
+from privfed_dpo.topology import Topology
 
 ASSUMPTIONS = (
     "all links up",

@@ -14,9 +14,9 @@ from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.mechanism.keystream import StreamIssuer
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import IdentityKey

@@ -11,7 +11,7 @@ from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.exchange import Exchange
 from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import START
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.client_socket import Declined
 from privfed_dpo.wire.loopback import LoopbackCarrier

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 from privfed_dpo.config import PersonalConfig
 from privfed_dpo.dpo.label_privacy import _exchanged
 from privfed_dpo.engine.contribution import PrivateShard
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.lifecycle import reopen, train
 from privfed_dpo.personal import compare_clients, fit_personal
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.solo import PulledUpdate, run_optimizer, train_alone
 from privfed_dpo.verification import verify_run
 from tests.support.entropy import counted_entropy

@@ -13,7 +13,7 @@ from privfed_dpo.engine.gossip_round import GossipRound, no_message_lost
 from privfed_dpo.engine.node import GossipNode
 from privfed_dpo.engine.node_state import NodeState, pack_states
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.engine.server_update import ServerState
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import IdentityKey

@@ -12,7 +12,7 @@ from privfed_dpo.engine.masked_links import MaskingRules
 from privfed_dpo.engine.masked_messages import MASKED_STEPS
 from privfed_dpo.engine.neighbour_exchange import NodeAddress
 from privfed_dpo.engine.node_state import NodeState
-from privfed_dpo.engine.topology import Topology
+from privfed_dpo.topology import Topology
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 

@@ -8,8 +8,8 @@ from privfed_dpo.engine.checkpoint import (
     write_atomically,
 )
 from privfed_dpo.engine.events import MetricsRow
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ResumeMismatch
+from privfed_dpo.server_update import ServerState, ServerUpdate
 
 
 @pytest.fixture

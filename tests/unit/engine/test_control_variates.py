@@ -23,8 +23,8 @@ from privfed_dpo.engine.messages import (
     RoundStart,
     encode,
 )
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 from tests.support.fake_federation import (

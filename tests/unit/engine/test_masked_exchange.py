@@ -23,7 +23,7 @@ from privfed_dpo.engine.masked_sums import MaskedSums
 from privfed_dpo.engine.messages import encode
 from privfed_dpo.engine.mixing import WEIGHT_UNIT, mixing_matrix
 from privfed_dpo.engine.node_state import pack_states, unpack_states
-from privfed_dpo.engine.topology import Topology
+from privfed_dpo.topology import Topology
 from secure_agg import Phase
 from tests.support.entropy import counted_entropy
 from tests.support.masked_mixing import (

@@ -16,7 +16,7 @@ from privfed_dpo.engine.mixing import (
     mixing_matrix,
     split,
 )
-from privfed_dpo.engine.topology import GraphSettings, Topology
+from privfed_dpo.topology import GraphSettings, Topology
 
 ROUNDED = 2.0**-WEIGHT_BITS
 

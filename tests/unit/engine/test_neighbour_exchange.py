@@ -19,7 +19,7 @@ from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import WEIGHT_UNIT, integer_weights, mixing_matrix
 from privfed_dpo.engine.neighbour_exchange import MessageRefused, NeighbourExchange, NodeAddress
 from privfed_dpo.engine.node_state import NodeState, OpenExchange, pack_states, unpack_states
-from privfed_dpo.engine.topology import Topology
+from privfed_dpo.topology import Topology
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 

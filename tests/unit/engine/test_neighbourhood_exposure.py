@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from privfed_dpo.engine.mixing import integer_weights
 from privfed_dpo.engine.neighbourhood_exposure import exposures, smallest_mixture
-from privfed_dpo.engine.topology import GraphSettings, Topology
+from privfed_dpo.topology import GraphSettings, Topology
 
 
 def complete(nodes):

@@ -16,7 +16,7 @@ from privfed_dpo.engine.network_privacy import (
     pairwise_epsilons,
     projected_share,
 )
-from privfed_dpo.engine.topology import GraphSettings, Topology
+from privfed_dpo.topology import GraphSettings, Topology
 from tests.support.fake_federation import fake_plan
 from tests.support.fake_neighbours import gossip_plan
 

@@ -14,10 +14,10 @@ from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.cohort import draw_secret_cohort
 from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
 from privfed_dpo.errors import ConfigError, PlanRefused
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.mechanism.sampler import PoissonSampler
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy

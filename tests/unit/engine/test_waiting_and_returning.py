@@ -7,7 +7,7 @@ from accounting import Adjacency, Ledger, LedgerHeader
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused, FederatedClient
 from privfed_dpo.engine.federated import FederatedTraining
-from privfed_dpo.engine.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy

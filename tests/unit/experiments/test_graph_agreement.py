@@ -8,7 +8,7 @@ from experiments.objective import Objective
 from experiments.predict import Linearised
 from experiments.simulate import GossipRun
 from privfed_dpo.engine.mixing import WEIGHT_UNIT, Spectrum, mixing_matrix
-from privfed_dpo.engine.topology import GraphSettings
+from privfed_dpo.topology import GraphSettings
 
 
 def engine_matrix(name, nodes):

@@ -1,7 +1,8 @@
 """Graphs without a server: who exchanges adapters with whom.
 
 A graph is public and follows from its settings, a public seed and an epoch alone, so every node
-works it out by itself. Another graph is one small function in `GRAPHS`.
+works it out by itself. Another graph is one small function in `GRAPHS` and its name in `GraphName`,
+here and nowhere else: configuration, plan and reports take it from here.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 
 from privfed_dpo.errors import PlanRefused
 
 Edge = tuple[int, int]
+GraphName = Literal[
+    "path", "ring", "star", "torus", "exponential", "expander", "erdos_renyi", "complete", "file"
+]
 
 _DRAWS = 1000
 """Random graphs tried before a connected one is given up."""

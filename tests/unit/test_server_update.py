@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from privfed_dpo.config import parse_config
-from privfed_dpo.engine.server_update import SERVER_OPTIMIZERS, ServerState, ServerUpdate
+from privfed_dpo.server_update import SERVER_OPTIMIZERS, ServerState, ServerUpdate
 
 
 def descend(update, gradients):
@@ -97,3 +97,11 @@ def test_every_optimizer_goes_downhill_and_has_a_key(kind):
         [f"federation.server_optimizer={kind}"],
     )
     assert config.federation.server_optimizer == kind
+
+
+def test_a_name_and_a_rule_are_all_that_an_optimizer_needs():
+    from privfed_dpo.config import FederationConfig
+    from privfed_dpo.server_update import _SPREADS, ServerOptimizer
+
+    assert set(SERVER_OPTIMIZERS) == {"sgd", *_SPREADS}
+    assert FederationConfig.model_fields["server_optimizer"].annotation == ServerOptimizer

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed_dpo.engine.topology import (
+from privfed_dpo.errors import PlanRefused
+from privfed_dpo.topology import (
     GRAPHS,
     RANDOM_GRAPHS,
     GraphSettings,
@@ -12,7 +13,6 @@ from privfed_dpo.engine.topology import (
     _drawn,
     parse_links,
 )
-from privfed_dpo.errors import PlanRefused
 
 DRAWN = sorted(set(GRAPHS) - {"file"})
 
@@ -140,3 +140,13 @@ def test_a_topology_is_simple():
     assert not parts.connected
     assert parts.diameter is None
     assert Topology.of(3, [(0, 1), (1, 2)]).without([(2, 1)]).edges == ((0, 1),)
+
+
+def test_a_name_and_a_function_are_all_that_a_graph_needs():
+    from typing import get_args
+
+    from privfed_dpo.config import GossipConfig
+    from privfed_dpo.topology import GRAPHS, GraphName
+
+    assert set(get_args(GraphName)) == set(GRAPHS)
+    assert GossipConfig.model_fields["topology"].annotation == GraphName
