@@ -4,23 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from accounting import Adjacency, Ledger, LedgerHeader, PrivacyUnit
 from privfed_dpo.assembly import assemble
 from privfed_dpo.config import parse_config
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused, FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
-from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.mechanism.keystream import StreamIssuer
-from privfed_dpo.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
+from tests.support.fake_federation import fake_ledger, fake_training
 from tests.support.tiny_run import tiny_config
 
 CLIENTS, PAIRS, DIMENSION = 4, 30, 3
@@ -115,29 +114,13 @@ def test_the_step_is_divided_by_a_public_number_and_not_by_the_batch(tmp_path):
     """Equal gradients: a mean over the batch would step by exactly the clip norm every time."""
     plan = plan_of("privacy.mode=none", "privacy.noise_multiplier=null", "secure_agg.enabled=false")
     clients, roster = clients_of(plan, [[5.0, 0.0, 0.0]] * PAIRS)
-    header = LedgerHeader(
-        run_id=RUN_ID.hex(),
-        plan_hash=plan.plan_hash,
-        config_hash="c",
-        unit=PrivacyUnit.PAIR,
-        adjacency=Adjacency.ZERO_OUT,
-        budget=None,
-        schedule=plan.schedule,
-        clients=CLIENTS,
-    )
     saved = []
-    training = FederatedTraining(
-        plan=plan,
+    training = fake_training(
+        plan,
+        roster,
+        fake_ledger(plan, tmp_path / "ledger.jsonl"),
         run_id=RUN_ID,
-        roster=roster,
-        ledger=Ledger.create(tmp_path / "ledger.jsonl", header),
-        update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
-        measure=lambda weights: {},
-        measure_every=1,
-        seed=0,
         save=saved.append,
-        observer=lambda event: None,
-        clock=lambda: 0.0,
     )
     start = Checkpoint(0, ServerState.start(WEIGHTS), (), plan.plan_hash, "d", 0.0)
     drive(training.script(start), LoopbackCarrier({n: c.handle for n, c in clients.items()}))

@@ -6,17 +6,21 @@ import threading
 import numpy as np
 import pytest
 
-from accounting import Adjacency, Ledger, LedgerHeader
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.exchange import Exchange
-from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import START
 from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.client_socket import Declined
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.contracts.carrier_contract import CarrierContract
-from tests.support.fake_federation import DIMENSION, RUN_ID, fake_clients, fake_plan
+from tests.support.fake_federation import (
+    DIMENSION,
+    fake_clients,
+    fake_ledger,
+    fake_plan,
+    fake_training,
+)
 from tests.support.relayed import client_sockets, relayed, socket_carrier
 from tests.support.socket_post import SocketPost
 
@@ -29,29 +33,13 @@ class TestSocketCarrier(CarrierContract):
 def trained(plan, path, open_carrier):
     """Weights after all rounds, and the ledger's bytes; keys and noise are the same every time."""
     clients, roster = fake_clients(plan)
-    header = LedgerHeader(
-        run_id=RUN_ID.hex(),
-        plan_hash=plan.plan_hash,
-        config_hash="c",
-        unit=plan.schedule.unit,
-        adjacency=Adjacency.ZERO_OUT,
-        budget=plan.budget,
-        schedule=plan.schedule,
-        clients=len(roster),
-    )
     totals = []
-    training = FederatedTraining(
-        plan=plan,
-        run_id=RUN_ID,
-        roster=roster,
-        ledger=Ledger.create(path, header),
+    training = fake_training(
+        plan,
+        roster,
+        fake_ledger(plan, path),
         update=ServerUpdate(kind="sgd", learning_rate=0.1, momentum=0.5),
-        measure=lambda weights: {},
-        measure_every=1,
-        seed=0,
         save=lambda checkpoint: totals.append(checkpoint.state.weights.tobytes()),
-        observer=lambda event: None,
-        clock=lambda: 0.0,
     )
     weights = np.zeros(DIMENSION, dtype=np.float32)
     start = Checkpoint(0, ServerState.start(weights), (), plan.plan_hash, "d", 0.0)

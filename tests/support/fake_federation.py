@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from accounting import Adjacency, Ledger, LedgerHeader
 from privfed_dpo.config import parse_config
 from privfed_dpo.data.tokenize import TokenizedPair, pair_key
 from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.control_variates import ControlVariate
+from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.engine.rounds import RoundCoordinator
 from privfed_dpo.mechanism.keystream import StreamIssuer
+from privfed_dpo.server_update import ServerUpdate
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 
@@ -122,6 +126,41 @@ def fake_coordinator(
     return RoundCoordinator(
         plan=plan, run_id=RUN_ID, round_number=round_number, cohort=cohort, observer=observer
     )
+
+
+def fake_ledger(plan: RunPlan, path: Path) -> Ledger:
+    """A new ledger of a run of the plan."""
+    header = LedgerHeader(
+        run_id=RUN_ID.hex(),
+        plan_hash=plan.plan_hash,
+        config_hash="c",
+        unit=plan.schedule.unit,
+        adjacency=Adjacency.ZERO_OUT,
+        budget=plan.budget,
+        schedule=plan.schedule,
+        clients=len(plan.facts.client_names),
+    )
+    return Ledger.create(path, header)
+
+
+def fake_training(
+    plan: RunPlan, roster: Mapping[int, bytes], ledger: Ledger, **changes
+) -> FederatedTraining:
+    """A coordinator with plain steps of length 1, that measures and tells nothing."""
+    fields = {
+        "plan": plan,
+        "run_id": RUN_ID,
+        "roster": roster,
+        "ledger": ledger,
+        "update": ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
+        "measure": lambda weights: {},
+        "measure_every": 1,
+        "seed": 0,
+        "save": lambda checkpoint: None,
+        "observer": lambda event: None,
+        "clock": lambda: 0.0,
+    }
+    return FederatedTraining(**{**fields, **changes})
 
 
 def _pair(client: int, place: int) -> TokenizedPair:

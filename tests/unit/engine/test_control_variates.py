@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accounting import Adjacency, Adversary, Ledger, LedgerHeader, PrivacyUnit
+from accounting import Adversary, Ledger
 from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.control_variates import (
@@ -13,7 +13,6 @@ from privfed_dpo.engine.control_variates import (
     pack_controls,
     unpack_controls,
 )
-from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import (
     COORDINATOR,
     START,
@@ -24,7 +23,7 @@ from privfed_dpo.engine.messages import (
     encode,
 )
 from privfed_dpo.errors import ConfigError
-from privfed_dpo.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 from tests.support.fake_federation import (
@@ -32,7 +31,9 @@ from tests.support.fake_federation import (
     RUN_ID,
     fake_clients,
     fake_contributor,
+    fake_ledger,
     fake_plan,
+    fake_training,
 )
 
 RATE, STEPS, ROUNDS = 0.1, 3, 8
@@ -61,17 +62,7 @@ class Run:
     def __init__(self, folder, plan, *, dropout=0.0):
         self.folder, self.plan, self.dropout = folder, plan, dropout
         folder.mkdir()
-        header = LedgerHeader(
-            run_id=RUN_ID.hex(),
-            plan_hash=plan.plan_hash,
-            config_hash="c",
-            unit=PrivacyUnit.PAIR,
-            adjacency=Adjacency.ZERO_OUT,
-            budget=plan.budget,
-            schedule=plan.schedule,
-            clients=len(plan.facts.client_names),
-        )
-        Ledger.create(folder / "ledger.jsonl", header)
+        fake_ledger(plan, folder / "ledger.jsonl")
         zero = np.zeros(DIMENSION, np.float32)
         self.checkpoint = Checkpoint(0, ServerState.start(zero), (), plan.plan_hash, "d", 0.0)
         self.controls = []
@@ -80,18 +71,11 @@ class Run:
         """Train to the end, or until a round is saved, as if the process died then."""
         self.controls = unpack_controls(self.checkpoint.drift, self.plan)
         clients, roster = fake_clients(self.plan, controls=self.controls)
-        training = FederatedTraining(
-            plan=self.plan,
-            run_id=RUN_ID,
-            roster=roster,
-            ledger=Ledger.open(self.folder / "ledger.jsonl"),
-            update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
-            measure=lambda weights: {},
-            measure_every=1,
-            seed=0,
+        training = fake_training(
+            self.plan,
+            roster,
+            Ledger.open(self.folder / "ledger.jsonl"),
             save=lambda checkpoint: self._save(checkpoint, until),
-            observer=lambda event: None,
-            clock=lambda: 0.0,
             snapshot=lambda: pack_controls(self.controls),
         )
         lost = Dropouts(self.dropout, 3) if self.dropout else None

@@ -8,20 +8,27 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from accounting import Adjacency, Adversary, Ledger, LedgerHeader, read_ledger, verify_ledger
+from accounting import Adversary, read_ledger, verify_ledger
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.cohort import draw_secret_cohort
-from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.errors import ConfigError, PlanRefused
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.mechanism.sampler import PoissonSampler
-from privfed_dpo.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy
-from tests.support.fake_federation import DIMENSION, RUN_ID, NullGradients, fake_clients, fake_plan
+from tests.support.fake_federation import (
+    DIMENSION,
+    RUN_ID,
+    NullGradients,
+    fake_clients,
+    fake_ledger,
+    fake_plan,
+    fake_training,
+)
 
 NAMES = tuple(f"c{n}" for n in range(40))
 ZERO = np.zeros(DIMENSION, np.float32)
@@ -119,29 +126,12 @@ def test_outsiders_are_priced_by_the_rate_in_a_large_federation():
 
 def play(plan, tmp_path, seed="coins"):
     clients, roster = fake_clients(plan, source=NullGradients)
-    header = LedgerHeader(
-        run_id=RUN_ID.hex(),
-        plan_hash=plan.plan_hash,
-        config_hash="c",
-        unit=plan.schedule.unit,
-        adjacency=Adjacency.ZERO_OUT,
-        budget=plan.budget,
-        schedule=plan.schedule,
-        clients=8,
-    )
     saved = []
-    training = FederatedTraining(
-        plan=plan,
-        run_id=RUN_ID,
-        roster=roster,
-        ledger=Ledger.create(tmp_path / "ledger.jsonl", header),
-        update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
-        measure=lambda weights: {},
-        measure_every=1,
-        seed=0,
+    training = fake_training(
+        plan,
+        roster,
+        fake_ledger(plan, tmp_path / "ledger.jsonl"),
         save=saved.append,
-        observer=lambda event: None,
-        clock=lambda: 0.0,
         issuer=StreamIssuer(counted_entropy(seed)),
     )
     start = Checkpoint(0, ServerState.start(ZERO), (), plan.plan_hash, "d", 0.0)

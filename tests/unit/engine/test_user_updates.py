@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from accounting import Adjacency, Adversary, Ledger, LedgerHeader, Mode, PrivacyUnit, default_delta
+from accounting import Adversary, Mode, default_delta
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.drift_state import Departure
-from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.mechanism.keystream import StreamIssuer
-from privfed_dpo.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy
@@ -28,7 +27,9 @@ from tests.support.fake_federation import (
     NullGradients,
     fake_clients,
     fake_coordinator,
+    fake_ledger,
     fake_plan,
+    fake_training,
 )
 
 WEIGHTS = np.zeros(3, dtype=np.float32)
@@ -167,29 +168,9 @@ def test_the_server_divides_by_the_cohort_and_not_by_the_survivors(tmp_path):
         "federation.local_learning_rate=100",
     )
     clients, roster = fake_clients(plan, source=_Uphill)
-    header = LedgerHeader(
-        run_id=RUN_ID.hex(),
-        plan_hash=plan.plan_hash,
-        config_hash="c",
-        unit=PrivacyUnit.USER,
-        adjacency=Adjacency.ZERO_OUT,
-        budget=plan.budget,
-        schedule=plan.schedule,
-        clients=8,
-    )
     saved = []
-    training = FederatedTraining(
-        plan=plan,
-        run_id=RUN_ID,
-        roster=roster,
-        ledger=Ledger.create(tmp_path / "ledger.jsonl", header),
-        update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
-        measure=lambda weights: {},
-        measure_every=1,
-        seed=0,
-        save=saved.append,
-        observer=lambda event: None,
-        clock=lambda: 0.0,
+    training = fake_training(
+        plan, roster, fake_ledger(plan, tmp_path / "ledger.jsonl"), save=saved.append
     )
     zero = np.zeros(DIMENSION, np.float32)
     start = Checkpoint(0, ServerState.start(zero), (), plan.plan_hash, "d", 0.0)

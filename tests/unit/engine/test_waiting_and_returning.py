@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 
-from accounting import Adjacency, Ledger, LedgerHeader
+from accounting import Ledger
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused, FederatedClient
-from privfed_dpo.engine.federated import FederatedTraining
-from privfed_dpo.server_update import ServerState, ServerUpdate
+from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy
-from tests.support.fake_federation import DIMENSION, RUN_ID, fake_clients, fake_plan
+from tests.support.fake_federation import (
+    DIMENSION,
+    RUN_ID,
+    fake_clients,
+    fake_ledger,
+    fake_plan,
+    fake_training,
+)
 
 WEIGHTS = np.zeros(DIMENSION, dtype=np.float32)
 
@@ -21,30 +27,7 @@ class NobodyThere(Exception):
 
 
 def training_of(plan, roster, path, before_round):
-    header = LedgerHeader(
-        run_id=RUN_ID.hex(),
-        plan_hash=plan.plan_hash,
-        config_hash="c",
-        unit=plan.schedule.unit,
-        adjacency=Adjacency.ZERO_OUT,
-        budget=plan.budget,
-        schedule=plan.schedule,
-        clients=len(roster),
-    )
-    return FederatedTraining(
-        plan=plan,
-        run_id=RUN_ID,
-        roster=roster,
-        ledger=Ledger.create(path, header),
-        update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
-        measure=lambda weights: {},
-        measure_every=1,
-        seed=0,
-        save=lambda checkpoint: None,
-        observer=lambda event: None,
-        clock=lambda: 0.0,
-        before_round=before_round,
-    )
+    return fake_training(plan, roster, fake_ledger(plan, path), before_round=before_round)
 
 
 def test_nothing_is_booked_while_a_round_still_waits_for_its_clients(tmp_path):
