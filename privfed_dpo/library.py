@@ -99,9 +99,18 @@ class Run:
         """Recompute epsilon from the ledger alone; see `verify_run`."""
         return verify_run(self.folder, known_head=known_head)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        not_private: bool = False,
+    ) -> str:
         """Publish adapter, card and record; see `publishing.push_to_hub`."""
-        return push_to_hub(self.folder, repo_id, private=private, token=token)
+        return push_to_hub(
+            self.folder, repo_id, private=private, token=token, not_private=not_private
+        )
 
 
 def plan(settings: Settings, *overrides: str) -> RunPlan:

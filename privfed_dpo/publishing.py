@@ -47,7 +47,7 @@ class Hub(Protocol):
         """Put a folder into a repository, as one commit."""
 
 
-def publish(run_dir: Path, target: Path) -> Path:
+def publish(run_dir: Path, target: Path, *, not_private: bool = False) -> Path:
     """Lay out what is published of a finished run.
 
     The adapter and its card stand at the top, where peft and servers look for them; the record
@@ -58,12 +58,15 @@ def publish(run_dir: Path, target: Path) -> Path:
     Args:
         run_dir: the folder of a run that has ended.
         target: an empty folder.
+        not_private: whether figures that no epsilon covers may go along: comparisons with adapters
+            trained without noise, and audits that scored training pairs.
 
     Returns:
         `target`.
 
     Raises:
-        DataError: the run has not ended, or a file of it is missing or damaged.
+        DataError: the run has not ended, a file of it is missing or damaged, or its summary holds
+            such figures.
     """
     run = read_run(run_dir)
     if not run.summary.get("ledger_head"):
@@ -71,6 +74,14 @@ def publish(run_dir: Path, target: Path) -> Path:
             f"{run_dir} holds no run that has ended",
             source=str(run_dir),
             advice="Finish it first: privfed-dpo resume RUN.",
+        )
+    exposed = [name for name in ("comparison", "audit") if run.summary.get(name)]
+    if exposed and not not_private:
+        raise DataError(
+            f"summary.json holds {' and '.join(exposed)}: figures of private pairs without noise, "
+            "which no epsilon covers",
+            source=str(run_dir),
+            advice="Publish a run without them, or say not_private=True if the pairs are public.",
         )
     try:
         shutil.copytree(run_dir / ADAPTER_FOLDER, target, dirs_exist_ok=True)
@@ -94,6 +105,7 @@ def push_to_hub(
     private: bool = True,
     token: str | None = None,
     hub: Hub | None = None,
+    not_private: bool = False,
 ) -> str:
     """Publish a finished run on the Hugging Face hub.
 
@@ -103,6 +115,7 @@ def push_to_hub(
         private: whether a new repository is; one that exists stays as it is.
         token: access token; None takes the one that `hf auth login` stored.
         hub: the hub; None is the one on the network.
+        not_private: see `publish`.
 
     Returns:
         Address of the repository.
@@ -112,7 +125,7 @@ def push_to_hub(
     """
     connected = _network(token) if hub is None else hub
     with tempfile.TemporaryDirectory() as scratch:
-        folder = publish(run_dir, Path(scratch))
+        folder = publish(run_dir, Path(scratch), not_private=not_private)
         address = connected.create_repo(repo_id, private=private, exist_ok=True)
         message = f"PrivFed-DPO run {read_run(run_dir).summary.get('run_id')}"
         connected.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)

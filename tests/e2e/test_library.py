@@ -1,5 +1,6 @@
 """PrivFed-DPO as a library: plans and runs, the card, publishing, and the face of TRL's trainer."""
 
+import json
 import re
 import shutil
 import stat
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import privfed_dpo
 from privfed_dpo import PreferenceTrainer, plan, resume, train
 from privfed_dpo.errors import ConfigError, DataError, ModelError, ResumeMismatch
-from privfed_dpo.publishing import push_to_hub
+from privfed_dpo.publishing import publish, push_to_hub
 from privfed_dpo.verification import verify_run
 from tests.support import preference_files as files
 from tests.support.checkpoints import write_checkpoint
@@ -143,6 +144,18 @@ def test_what_is_published_loads_and_verifies_and_holds_no_secret(run, tmp_path)
     assert isinstance(PeftModel.from_pretrained(base, there), PeftModel)
     found = {path.name for path in there.rglob("*")}
     assert not found & {"checkpoint", "state.npz", "keys.secret", "base"}
+
+
+@pytest.mark.parametrize("part", ["comparison", "audit"])
+def test_figures_that_no_epsilon_covers_are_not_published_by_the_way(run, part, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    summary = {**run.summary, part: {"about": "training pairs"}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(DataError, match=part):
+        publish(folder, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    assert (publish(folder, tmp_path / "meant", not_private=True) / "README.md").is_file()
 
 
 def test_an_unfinished_run_is_not_published(run, tmp_path):
