@@ -351,7 +351,7 @@ def report(*, quick: bool) -> str:
         "",
         *table([Point("server", n, cohort, rounds, dimension) for n in clients], "clients"),
     ]
-    cohorts, of = ((10, 20), 30) if quick else ((10, 20, 40), 1000)
+    cohorts, of = ((10, 20), 30) if quick else ((10, 20, 40, 80, 160), 1000)
     rounds = 2 if quick else 5
     lines += [
         f"The same by cohort, {of:,} clients, {rounds} rounds:",
