@@ -20,6 +20,7 @@ The whole argument, with every constant, is in docs/proofs/discrete-gaussian.md.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from accounting.accountants import NO_SLACK, Slack
@@ -32,8 +33,31 @@ SMALLEST_SHARE_STDDEV_STEPS = 4.0
 LARGEST_MODEL_SLACK = 1e-9
 
 
+class CohortShares(ABC):
+    """What shares of any noise have in common: a cohort, and what is left when some are missing."""
+
+    __slots__ = ()
+
+    cohort: int
+    dropout_tolerance: int
+    colluders: int
+
+    @property
+    def threshold(self) -> int:
+        """Fewest survivors for which a sum may be opened: n - D."""
+        return self.cohort - self.dropout_tolerance
+
+    @abstractmethod
+    def effective_noise_multiplier(self, survivors: int, colluding: int) -> float:
+        """Return the noise multiplier of a sum over `survivors`, `colluding` of them known."""
+
+    def seen_noise_multiplier(self, dropped: int, colluding: int) -> float:
+        """Return the noise multiplier after `dropped` of the cohort are missing from the sum."""
+        return self.effective_noise_multiplier(self.cohort - dropped, colluding)
+
+
 @dataclass(frozen=True, slots=True)
-class NoiseShares:
+class NoiseShares(CohortShares):
     """Gaussian noise split among the clients of a cohort.
 
     Attributes:
@@ -58,11 +82,6 @@ class NoiseShares:
         require_cohort(self.cohort, self.dropout_tolerance, self.colluders)
 
     @property
-    def threshold(self) -> int:
-        """Fewest survivors for which a sum may be opened: n - D."""
-        return self.cohort - self.dropout_tolerance
-
-    @property
     def slack(self) -> Slack:
         """Continuous noise is its own model: no slack."""
         return NO_SLACK
@@ -81,13 +100,9 @@ class NoiseShares:
         honest = honest_survivors(survivors, colluding)
         return self.noise_multiplier * math.sqrt(honest / (self.threshold - self.colluders))
 
-    def seen_noise_multiplier(self, dropped: int, colluding: int) -> float:
-        """Return the noise multiplier after `dropped` of the cohort are missing from the sum."""
-        return self.effective_noise_multiplier(self.cohort - dropped, colluding)
-
 
 @dataclass(frozen=True, slots=True)
-class GridNoise:
+class GridNoise(CohortShares):
     """Discrete Gaussian noise on an integer grid, split among the clients of a cohort.
 
     With cohort 1 and nobody dropping or colluding it is one client's own noise.
@@ -124,14 +139,10 @@ class GridNoise:
         """Refuse grids on which the continuous model is not valid."""
         require_noise_multiplier(self.noise_multiplier)
         require_cohort(self.cohort, self.dropout_tolerance, self.colluders)
-        for name, smallest in (("dimension", 1), ("releases", 1)):
-            value = getattr(self, name)
-            if value < smallest:
-                raise InvalidPrivacyParameter(name, value, f"give at least {smallest}")
-        for name in ("sensitivity_steps", "smoothing_steps"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise InvalidPrivacyParameter(name, value, "give a finite number above 0")
+        require_at_least_one("dimension", self.dimension)
+        require_at_least_one("releases", self.releases)
+        require_steps("sensitivity_steps", self.sensitivity_steps)
+        require_steps("smoothing_steps", self.smoothing_steps)
         require_sampler_error(self.sampler_relative_error)
         if self.share_stddev_steps < SMALLEST_SHARE_STDDEV_STEPS:
             raise InvalidPrivacyParameter(
@@ -149,11 +160,6 @@ class GridNoise:
                 "more noise, or a larger smoothing_steps",
             )
         require_small_slack(self.slack, self.sampler_relative_error)
-
-    @property
-    def threshold(self) -> int:
-        """Fewest survivors for which a sum may be opened: n - D."""
-        return self.cohort - self.dropout_tolerance
 
     @property
     def share_stddev_steps(self) -> float:
@@ -192,10 +198,6 @@ class GridNoise:
                 "the honest noise is narrower than the smoothing; use a finer grid",
             )
         return math.sqrt(variance) / self.sensitivity_steps
-
-    def seen_noise_multiplier(self, dropped: int, colluding: int) -> float:
-        """Return the continuous multiplier after `dropped` of the cohort are missing."""
-        return self.effective_noise_multiplier(self.cohort - dropped, colluding)
 
     def release(self, honest: int, sample_rate: float) -> DiscreteGaussianSharesRelease:
         """Return a sum with `honest` unknown shares as what it is, for `Accounting.RDP`."""
@@ -281,3 +283,23 @@ def honest_survivors(survivors: int, colluding: int) -> int:
             "survivors", survivors, f"with {colluding} colluding no honest noise is left in the sum"
         )
     return survivors - colluding
+
+
+def require_at_least_one(name: str, value: int) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        InvalidPrivacyParameter: the value, under its name.
+    """
+    if value < 1:
+        raise InvalidPrivacyParameter(name, value, "give at least 1")
+
+
+def require_steps(name: str, value: float) -> None:
+    """Refuse lengths in grid steps that are not finite or not above 0.
+
+    Raises:
+        InvalidPrivacyParameter: the value, under its name.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise InvalidPrivacyParameter(name, value, "give a finite number above 0")

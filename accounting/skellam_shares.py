@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from accounting.accountants import Slack
 from accounting.errors import InvalidPrivacyParameter
 from accounting.events import SkellamRelease
-from accounting.noise_shares import honest_survivors, require_cohort, require_noise_multiplier
+from accounting.noise_shares import (
+    CohortShares,
+    honest_survivors,
+    require_at_least_one,
+    require_cohort,
+    require_noise_multiplier,
+    require_steps,
+)
 from accounting.sampler_slack import require_sampler_error, require_small_slack, sampler_slack
 
 SMALLEST_POISSON_MEAN = 2**18
@@ -25,7 +32,7 @@ _DRAWS_PER_SHARE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class SkellamNoise:
+class SkellamNoise(CohortShares):
     """Symmetric Skellam noise on an integer grid, split among the clients of a cohort.
 
     With cohort 1 and nobody dropping or colluding it is one client's own noise.
@@ -59,13 +66,9 @@ class SkellamNoise:
         """Refuse grids on which the sampler's slack would not hold."""
         require_noise_multiplier(self.noise_multiplier)
         require_cohort(self.cohort, self.dropout_tolerance, self.colluders)
-        for name in ("dimension", "releases"):
-            if getattr(self, name) < 1:
-                raise InvalidPrivacyParameter(name, getattr(self, name), "give at least 1")
-        if not (self.sensitivity_steps > 0 and math.isfinite(self.sensitivity_steps)):
-            raise InvalidPrivacyParameter(
-                "sensitivity_steps", self.sensitivity_steps, "give a finite number above 0"
-            )
+        require_at_least_one("dimension", self.dimension)
+        require_at_least_one("releases", self.releases)
+        require_steps("sensitivity_steps", self.sensitivity_steps)
         require_sampler_error(self.sampler_relative_error)
         if self.poisson_mean < SMALLEST_POISSON_MEAN:
             raise InvalidPrivacyParameter(
@@ -83,11 +86,6 @@ class SkellamNoise:
                 "ring of 32 bits) or less noise",
             )
         require_small_slack(self.slack, self.sampler_relative_error)
-
-    @property
-    def threshold(self) -> int:
-        """Fewest survivors for which a sum may be opened: n - D."""
-        return self.cohort - self.dropout_tolerance
 
     @property
     def poisson_mean(self) -> int:
@@ -130,10 +128,6 @@ class SkellamNoise:
         """
         honest = honest_survivors(survivors, colluding)
         return self.sum_stddev_steps(honest) / self.sensitivity_steps
-
-    def seen_noise_multiplier(self, dropped: int, colluding: int) -> float:
-        """Return the multiplier after `dropped` of the cohort are missing."""
-        return self.effective_noise_multiplier(self.cohort - dropped, colluding)
 
     def release(self, honest: int, sample_rate: float) -> SkellamRelease:
         """Return a sum with `honest` unknown shares, as an event."""

@@ -7,6 +7,7 @@ promises below for each of them.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections import Counter
 
 import numpy as np
@@ -22,12 +23,12 @@ from tests.support.round_parties import Parties, small_plan
 MESSAGES = st.dictionaries(st.integers(0, 4), st.binary(max_size=64))
 
 
-class CarrierContract:
+class CarrierContract(ABC):
     """The promises; `open_carrier` is the only thing a carrier's tests must provide."""
 
+    @abstractmethod
     def open_carrier(self, handlers):
         """Return a context manager that yields a carrier to these handlers, by client number."""
-        raise NotImplementedError
 
     @pytest.fixture
     def carry(self):
