@@ -118,7 +118,7 @@ def _settings_table(results: SweepResults) -> Table:
         table.add_column(head, justify="right")
     layout = format_share if results.objective == "reward_accuracy" else format_number
     for setting in settings(results.runs):
-        values = setting.objective(results.objective)
+        values = setting.measured(results.objective)
         spread = f"{layout(min(values))} to {layout(max(values))}" if values else ""
         cells = [str(setting.values.get(key, setting.label)) for key in results.swept]
         table.add_row(

@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,7 @@ from privfed_dpo.engine.events import (
     RoundStarted,
     RunFinished,
 )
+from privfed_dpo.observe.live_display import LiveDisplay
 from privfed_dpo.observe.quantities import (
     UNKNOWN,
     format_epsilon,
@@ -47,7 +47,7 @@ class ProgressConsole:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._live: Live | None = None
+        self._screen = LiveDisplay(self.console, self.display, refreshes_per_second=8)
         self._target_epsilon: float | None = None
         self._private = True
         self._rounds_planned = 0
@@ -60,9 +60,7 @@ class ProgressConsole:
 
     def __enter__(self) -> Self:
         """Open the display, if this is a terminal."""
-        if self.console.is_terminal:
-            self._live = Live(self.display(), console=self.console, refresh_per_second=8)
-            self._live.start()
+        self._screen.start()
         return self
 
     def __exit__(
@@ -72,7 +70,7 @@ class ProgressConsole:
         trace: TracebackType | None,
     ) -> None:
         """Leave the last state on the screen."""
-        self._close()
+        self._screen.close()
 
     def __call__(self, event: EngineEvent) -> None:
         """Show one event."""
@@ -95,17 +93,10 @@ class ProgressConsole:
             case RoundFinished(row=row):
                 self._finish_round(row)
             case RunFinished(summary=summary):
-                self._close()
+                self._screen.close()
                 self.console.print(render_summary(summary))
                 return
-        if self._live is not None:
-            self._live.update(self.display())
-
-    def _close(self) -> None:
-        if self._live is not None:
-            self._live.update(self.display())
-            self._live.stop()
-            self._live = None
+        self._screen.update()
 
     def _plan(self, plan: dict[str, Any]) -> None:
         self._private = plan.get("mode") != "none"
@@ -129,7 +120,7 @@ class ProgressConsole:
             self._accuracy = row.reward_accuracy
         if row.round > 0 and row.seconds is not None:
             self._seconds.append(row.seconds)
-        if self._live is None or row.status not in {"start", "released"}:
+        if not self._screen.open or row.status not in {"start", "released"}:
             self.console.print(self._line(row), highlight=False, soft_wrap=True)
 
     def _line(self, row: MetricsRow) -> str:

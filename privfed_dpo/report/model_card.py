@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from privfed_dpo.model.tiny import TINY_LLAMA
 from privfed_dpo.observe.plan_facts import bound_titles, epsilon_bounds
 from privfed_dpo.observe.quantities import UNKNOWN, format_epsilon, format_number, format_share
 from privfed_dpo.observe.run_folder import ADAPTER_FOLDER, read_json, write_text_atomic
 from privfed_dpo.report.page import RunFacts, read_run
+from privfed_dpo.report.templates import fill_markdown
 
 CARD_FILE = "README.md"
 _UNITS = {"pair": "preference pair", "user": "user with all their pairs", "label": "label"}
@@ -47,20 +47,14 @@ def render_model_card(run: RunFacts, adapter: dict[str, object], *, published: b
     Returns:
         The card. It repeats what the folder says and adds nothing.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 - Markdown, made from the run's own files
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     plan, summary = run.plan, run.summary
     final = summary.get("final") or {}
     base = str(adapter.get("base_model_name_or_path") or "")
     targets = adapter.get("target_modules") or ()
     certified = "rdp" if plan.get("accounting") == "rdp" else "pld"
     headline = ((summary.get("epsilon") or {}).get("coalition") or {}).get(certified)
-    return environment.get_template("model_card.md").render(
+    return fill_markdown(
+        "model_card.md",
         private=plan.get("mode") != "none",
         base=_base_in_words(run, base),
         base_id=base if _is_hub_id(base) else "",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from privfed_dpo.errors import DataError
@@ -42,6 +41,7 @@ from privfed_dpo.report.audit_facts import AUDIT_HEADS, audit_facts
 from privfed_dpo.report.client_facts import CLIENT_HEADS, client_facts
 from privfed_dpo.report.figures import report_figures
 from privfed_dpo.report.floor_table import floor_table
+from privfed_dpo.report.templates import fill_page
 from secure_agg import Phase
 
 UNFINISHED = "unfinished"
@@ -123,13 +123,6 @@ def read_run(run_dir: Path) -> RunFacts:
 
 def render_page(run: RunFacts) -> str:
     """Lay a run out as HTML; every text from the folder is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     plan, summary = run.plan or summary_plan(run.summary), run.summary
     figures = [
         {"title": figure.title, "caption": figure.caption, "svg": Markup(figure.svg)}  # noqa: S704 - drawn here, no text of the folder in it
@@ -140,7 +133,8 @@ def render_page(run: RunFacts) -> str:
             (summary.get("comparison") or {}).get("arms"),
         )
     ]
-    return environment.get_template("page.html").render(
+    return fill_page(
+        "page.html",
         name=run.name,
         status=str(summary.get("status") or UNFINISHED),
         good=summary.get("status") in _GOOD,

@@ -20,6 +20,7 @@ from privfed_dpo.report.drawing import (
     svg_text,
 )
 
+_REFERENCE_DASHES = ((0, (4, 2.5)), (0, (1, 2.5)), (0, (7, 2, 1, 2)), (0, (2, 5)))
 _DODGE = 0.05
 """Relative distance between series at the same x, so that their ranges stay apart."""
 
@@ -94,7 +95,7 @@ def spread_chart(
                 label=reference.label,
                 color=MUTED,
                 linewidth=1.1,
-                linestyle=(0, (4, 2.5)) if number == 0 else (0, (1, 2.5)),
+                linestyle=_REFERENCE_DASHES[number % len(_REFERENCE_DASHES)],
                 zorder=1,
             )
         places = sorted({point.x for one in series for point in one.points})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ OBJECTIVES: Mapping[str, str] = {
     "kl": "KL to the reference",
 }
 _UNITS = {"reward_accuracy": "share", "reward_margin": "nats", "loss": "nats", "kl": "nats"}
+_ARMS: Mapping[str, str] = {
+    "local_only": "each client alone, no privacy",
+    "centralised": "all pairs in one place, no privacy",
+}
 _MOST_KEYS = 4
 
 
@@ -34,6 +39,7 @@ class SweepFigure:
     """A chart, its words, and its numbers.
 
     Attributes:
+        name: of its file.
         title: what is shown.
         caption: how to read it, with units.
         svg: the chart.
@@ -41,6 +47,7 @@ class SweepFigure:
         rows: its table, one tuple of texts for each point.
     """
 
+    name: str
     title: str
     caption: str
     svg: str
@@ -84,20 +91,23 @@ class _Drawn:
         self._results = results
         self._metric = results.objective
         self._layout = value_layout(results.objective)
-        self._settings = [one for one in settings(results.runs) if one.objective(self._metric)]
+        self._settings = [one for one in settings(results.runs) if one.measured(self._metric)]
         self._private = [
             one for one in self._settings if one.private and one.epsilon and not one.label
         ]
+        self._keys = [key for key in results.swept if key != EPSILON_KEY]
         unit, name = _UNITS[self._metric], OBJECTIVES[self._metric]
         label = name if unit == "share" else f"{name}, {unit}"
         self._axis: dict[str, Any] = {"unit": unit, "y_label": label}
 
     def utility(self) -> SweepFigure | None:
-        keys = [key for key in self._results.swept if key != EPSILON_KEY]
-        series, left_out = self._series(self._private, keys, lambda setting: setting.epsilon or 0.0)
+        series, left_out = self._series(
+            self._private, self._keys, lambda setting: setting.epsilon or 0.0
+        )
         if not series:
             return None
         return SweepFigure(
+            name="utility",
             title=f"{OBJECTIVES[self._metric].capitalize()} against epsilon",
             caption="Mean over the seeds, with the range from the worst seed to the best. Epsilon "
             "is certified (PLD) against the server with its colluders, on a logarithmic axis. "
@@ -109,13 +119,13 @@ class _Drawn:
                 references=self._references(),
                 **self._axis,
             ),
-            **self._table([*self._private, *self._compared()]),
+            **self._table([*self._private, *self._compared()], self._arms()),
         )
 
     def pareto(self) -> SweepFigure | None:
         if not self._private:
             return None
-        points = [(one.epsilon or 0.0, _mean(one.objective(self._metric))) for one in self._private]
+        points = [(one.epsilon or 0.0, _mean(one.measured(self._metric))) for one in self._private]
         on_front = pareto_front(points, self._metric)
         kept = sorted(point for point, kept in zip(points, on_front, strict=True) if kept)
         beaten = [point for point, kept in zip(points, on_front, strict=True) if not kept]
@@ -130,6 +140,7 @@ class _Drawn:
         ]
         way = "larger" if self._metric in LARGER_IS_BETTER else "smaller"
         return SweepFigure(
+            name="pareto",
             title="Pareto front",
             caption="Settings on the front are those that no other setting beats: none has a "
             f"smaller epsilon and a {way} mean {OBJECTIVES[self._metric]}. Differences within the "
@@ -153,6 +164,7 @@ class _Drawn:
             return None
         points = tuple(sorted((Spread(own, (bound,)) for _, own, bound in audited), key=_place))
         return SweepFigure(
+            name="audit",
             title="Empirical audit beside the claim",
             caption="The largest lower bound on epsilon that the audit of each run could show, "
             "beside the certified epsilon. A point above the line would refute the claim; a point "
@@ -191,6 +203,7 @@ class _Drawn:
         keys = [other for other in self._results.swept if other != key]
         series, left_out = self._series(numeric, keys, lambda one: float(one.values[key]))
         return SweepFigure(
+            name=key,
             title=f"{OBJECTIVES[self._metric].capitalize()} against {key}",
             caption=f"Mean over the seeds, with the range from the worst to the best.{left_out}",
             svg=spread_chart(
@@ -210,7 +223,7 @@ class _Drawn:
         grouped: dict[str, list[Spread]] = {}
         for one in chosen:
             name = setting_name(one, keys)
-            grouped.setdefault(name, []).append(Spread(x_of(one), one.objective(self._metric)))
+            grouped.setdefault(name, []).append(Spread(x_of(one), one.measured(self._metric)))
         series = [
             SpreadSeries(name, tuple(sorted(points, key=_place)))
             for name, points in grouped.items()
@@ -226,29 +239,52 @@ class _Drawn:
     def _references(self) -> list[Reference]:
         lines: dict[tuple[str, tuple[str, ...]], Reference] = {}
         for one in self._compared():
-            keys = [key for key in self._results.swept if key != EPSILON_KEY]
-            name = one.label or f"no privacy, {setting_name(one, keys)}".removesuffix(", all runs")
+            name = one.label or f"no privacy, {setting_name(one, self._keys)}".removesuffix(
+                ", all runs"
+            )
             same = (one.label, tuple(run.key for run in one.runs))
             shared = same in lines
             label = "no privacy" if shared and not one.label else name
-            lines[same] = Reference(label, _mean(one.objective(self._metric)))
-        return list(lines.values())
+            lines[same] = Reference(label, _mean(one.measured(self._metric)))
+        arms = [Reference(name, _mean(values)) for name, values in self._arms()]
+        return [*lines.values(), *arms]
 
-    def _table(self, chosen: Sequence[Setting]) -> dict[str, Any]:
-        keys = self._results.swept
-        rows = []
-        for one in chosen:
-            values = one.objective(self._metric)
-            rows.append(
-                (
-                    setting_name(one, keys),
-                    format_epsilon(one.epsilon) if one.private else "none",
-                    ", ".join(self._layout(value) for value in values),
-                    self._layout(_mean(values)),
-                    self._layout(min(values)),
-                    self._layout(max(values)),
-                )
+    def _arms(self) -> list[tuple[str, tuple[float, ...]]]:
+        """What clients reach alone, or with all pairs in one place; see `evaluation.references`."""
+        if self._metric != "reward_accuracy":
+            return []
+        found: dict[tuple[str, ...], tuple[str, str, tuple[float, ...]]] = {}
+        for one in self._settings:
+            for arm, name in _ARMS.items():
+                if values := one.measured(f"{arm}_accuracy"):
+                    made_by = (arm, *(run.key for run in one.runs))
+                    found.setdefault(made_by, (name, setting_name(one, self._keys), values))
+        names = Counter(name for name, _, _ in found.values())
+        return [
+            (name if names[name] == 1 else f"{name} ({setting})", values)
+            for name, setting, values in found.values()
+        ]
+
+    def _table(
+        self, chosen: Sequence[Setting], arms: Sequence[tuple[str, tuple[float, ...]]] = ()
+    ) -> dict[str, Any]:
+        named = [
+            (
+                setting_name(one, self._results.swept),
+                format_epsilon(one.epsilon) if one.private else "none",
+                one.measured(self._metric),
             )
+            for one in chosen
+        ]
+        rows = [
+            (
+                name,
+                epsilon,
+                ", ".join(self._layout(value) for value in values),
+                *(self._layout(value) for value in (_mean(values), min(values), max(values))),
+            )
+            for name, epsilon, values in [*named, *((name, "none", found) for name, found in arms)]
+        ]
         heads = ("setting", "epsilon", "each seed", "mean", "lowest", "highest")
         return {"heads": heads, "rows": tuple(rows)}
 

@@ -19,6 +19,9 @@ from privfed_dpo.sweep.records import Booked
 from secure_agg import SecAggError
 
 FAILED = "failed"
+COMPARED_ARMS = ("local_only", "centralised")
+"""Trainings a run may have made to compare with; see `evaluation.references`."""
+
 _METRICS = ("reward_accuracy", "reward_margin", "loss", "kl", "epsilon_realised")
 _GOOD = frozenset({"finished", "budget_spent"})
 
@@ -136,6 +139,7 @@ def _figures(summary: Mapping[str, Any], relative: str) -> dict[str, Any]:
     audit = summary.get("audit") or {}
     bounds = [bound.get("epsilon_lower_bound") for bound in audit.get("bounds") or ()]
     known = [bound for bound in bounds if bound is not None]
+    arms = (summary.get("comparison") or {}).get("arms") or {}
     return {
         "status": str(summary.get("status") or ""),
         "exit_code": 0,
@@ -146,6 +150,7 @@ def _figures(summary: Mapping[str, Any], relative: str) -> dict[str, Any]:
         **{name: final.get(name) for name in _METRICS},
         "client_accuracy_min": min(clients, default=None),
         "client_accuracy_mean": sum(clients) / len(clients) if clients else None,
+        **{f"{arm}_accuracy": (arms.get(arm) or {}).get("mean") for arm in COMPARED_ARMS},
         "upload_bytes": summary.get("upload_bytes_total"),
         "download_bytes": summary.get("download_bytes_total"),
         "seconds": summary.get("seconds_total"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from accounting import Adversary
-from privfed_dpo import report
 from privfed_dpo.observe.quantities import (
     UNKNOWN,
     format_bytes,
@@ -18,7 +17,8 @@ from privfed_dpo.observe.quantities import (
     format_seconds,
     format_share,
 )
-from privfed_dpo.sweep.figures import OBJECTIVES, sweep_figures, value_layout
+from privfed_dpo.report.templates import fill_page
+from privfed_dpo.sweep.figures import OBJECTIVES, SweepFigure, value_layout
 from privfed_dpo.sweep.price import PRICE_HEADS, own_epsilon, price_rows
 from privfed_dpo.sweep.records import RunRecord
 from privfed_dpo.sweep.results import SweepResults, settings
@@ -38,17 +38,14 @@ RUN_HEADS = (
 )
 
 
-def render_sweep_page(results: SweepResults) -> str:
-    """Lay a sweep out as HTML; every text from its files is escaped."""
-    folders = [Path(__file__).parent, Path(report.__file__).parent]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    figures = [
+def render_sweep_page(results: SweepResults, figures: Sequence[SweepFigure]) -> str:
+    """Lay a sweep out as HTML; every text from its files is escaped.
+
+    Args:
+        results: what is known of it.
+        figures: its charts, see `sweep_figures`.
+    """
+    drawn = [
         {
             "title": figure.title,
             "caption": figure.caption,
@@ -56,9 +53,11 @@ def render_sweep_page(results: SweepResults) -> str:
             "heads": figure.heads,
             "rows": figure.rows,
         }
-        for figure in sweep_figures(results)
+        for figure in figures
     ]
-    return environment.get_template("sweep.html").render(
+    return fill_page(
+        "sweep.html",
+        beside=Path(__file__).parent,
         name=results.name,
         complete=results.complete,
         counts=", ".join(f"{count} {status}" for status, count in results.counts.items()),
@@ -68,7 +67,7 @@ def render_sweep_page(results: SweepResults) -> str:
         price_heads=PRICE_HEADS,
         price_rows=price_rows(results.price) if results.price else [],
         unprotected=bool(results.price and results.price.unprotected_runs),
-        figures=figures,
+        figures=drawn,
         run_heads=RUN_HEADS,
         runs=[_run_row(run) for run in results.runs],
         failed=[(run.name, run.result) for run in results.failed],

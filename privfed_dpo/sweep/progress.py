@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from privfed_dpo.observe.live_display import LiveDisplay
 from privfed_dpo.observe.quantities import UNKNOWN, format_number, format_seconds, format_share
 from privfed_dpo.sweep.worker import RunEnded, RunProgress, RunStarted, WorkerEvent
 
@@ -68,13 +68,11 @@ class SweepProgress:
         self._clock = clock
         self._current: dict[str, _Current] = {}
         self._took_seconds: list[float] = []
-        self._live: Live | None = None
+        self._screen = LiveDisplay(console, self.display, refreshes_per_second=4)
 
     def __enter__(self) -> Self:
         """Open the display, if this is a terminal."""
-        if self.console.is_terminal:
-            self._live = Live(self.display(), console=self.console, refresh_per_second=4)
-            self._live.start()
+        self._screen.start()
         return self
 
     def __exit__(
@@ -84,10 +82,7 @@ class SweepProgress:
         trace: TracebackType | None,
     ) -> None:
         """Leave the last state on the screen."""
-        if self._live is not None:
-            self._live.update(self.display())
-            self._live.stop()
-            self._live = None
+        self._screen.close()
 
     def __call__(self, event: WorkerEvent) -> None:
         """Show one event."""
@@ -99,8 +94,7 @@ class SweepProgress:
                 current.round, current.rounds = number, rounds
             case RunEnded():
                 self._end(event)
-        if self._live is not None:
-            self._live.update(self.display())
+        self._screen.update()
 
     def seconds_to_go(self) -> float | None:
         """Expected time until the last run ends; None before the first one has."""

@@ -30,6 +30,8 @@ _MEASURED = (
     "kl",
     "client_accuracy_min",
     "client_accuracy_mean",
+    "local_only_accuracy",
+    "centralised_accuracy",
     "audit_epsilon",
     "audit_verdict",
     "upload_bytes",
@@ -58,7 +60,7 @@ class Setting:
     runs: tuple[RunRecord, ...] = field(repr=False)
     planned: int
 
-    def objective(self, metric: str) -> tuple[float, ...]:
+    def measured(self, metric: str) -> tuple[float, ...]:
         """The metric of each finished run that measured it."""
         found = [(run.result or {}).get(metric) for run in self.runs]
         return tuple(float(value) for value in found if value is not None)

@@ -10,12 +10,15 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
+from privfed_dpo.report.standalone import standalone_svg
+from privfed_dpo.sweep.figures import sweep_figures
 from privfed_dpo.sweep.page import render_sweep_page
 from privfed_dpo.sweep.price import price_facts, selection_price
 from privfed_dpo.sweep.results import SweepResults, best_run, results_csv, settings
 from privfed_dpo.sweep.store import SweepStore
 
 RESULTS_FILE = "results.csv"
+FIGURES_FOLDER = "figures"
 
 
 def collect(store: SweepStore) -> SweepResults:
@@ -42,7 +45,7 @@ def write_table(store: SweepStore) -> None:
 
 
 def write_results(results: SweepResults, directory: Path) -> None:
-    """Write results.csv, summary.json and report.html.
+    """Write results.csv, summary.json, report.html, and its charts as files.
 
     Args:
         results: what is known.
@@ -51,7 +54,12 @@ def write_results(results: SweepResults, directory: Path) -> None:
     text = results_csv(results.runs, results.refused, results.swept)
     write_text_atomic(directory / RESULTS_FILE, text)
     write_json_atomic(directory / SUMMARY_FILE, summary_facts(results))
-    write_text_atomic(directory / REPORT_FILE, render_sweep_page(results))
+    figures = sweep_figures(results)
+    write_text_atomic(directory / REPORT_FILE, render_sweep_page(results, figures))
+    for figure in figures:
+        chart = directory / FIGURES_FOLDER / f"{figure.name}.svg"
+        chart.parent.mkdir(exist_ok=True)
+        write_text_atomic(chart, standalone_svg(figure.svg, figure.title))
 
 
 def summary_facts(results: SweepResults) -> dict[str, object]:
@@ -73,7 +81,7 @@ def summary_facts(results: SweepResults) -> dict[str, object]:
                 "values": dict(setting.values),
                 "private": setting.private,
                 "epsilon": setting.epsilon,
-                metric: list(setting.objective(metric)),
+                metric: list(setting.measured(metric)),
                 "planned": setting.planned,
             }
             for setting in settings(results.runs)

@@ -47,7 +47,7 @@ def test_a_row_holds_everything_that_is_known_of_a_run():
 def test_seeds_make_one_setting():
     runs = [ended("a", 0.8), ended("b", 0.9, seed=1), ended("c", 0.7, epsilon=2.0)]
     four, two = settings(runs)
-    assert four.objective("reward_accuracy") == (0.8, 0.9)
+    assert four.measured("reward_accuracy") == (0.8, 0.9)
     assert (four.epsilon, two.epsilon) == (4.0, 2.0)
     assert (four.planned, two.planned) == (2, 1)
 
@@ -59,7 +59,7 @@ def test_an_unfinished_or_failed_run_is_planned_but_not_compared():
         replace(ended("c", 0.9, seed=2), state=RunState.RUNNING, result=None),
     ]
     (setting,) = settings(runs)
-    assert setting.objective("reward_accuracy") == (0.8,)
+    assert setting.measured("reward_accuracy") == (0.8,)
     assert setting.planned == 3
     assert best_run(runs, "reward_accuracy").name == "a"
 

@@ -3,9 +3,11 @@
 import html
 import re
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from privfed_dpo.report.standalone import standalone_svg
 from privfed_dpo.sweep.figures import sweep_figures
 from privfed_dpo.sweep.page import render_sweep_page
 from privfed_dpo.sweep.price import selection_price
@@ -28,6 +30,10 @@ def results_of(runs, *, swept=SWEPT, objective="reward_accuracy", refused=()):
         best=best,
         price=selection_price(runs, best),
     )
+
+
+def page_of(results):
+    return render_sweep_page(results, sweep_figures(results))
 
 
 def grid(**facts):
@@ -62,6 +68,32 @@ def test_utility_is_drawn_with_its_spread_and_its_lines_to_compare_with():
         "lowest": "72.0 %",
         "highest": "73.0 %",
     }
+
+
+def test_what_clients_reach_alone_is_a_line_of_its_own_drawn_once_for_shared_runs():
+    runs = grid()
+    alone = [
+        replace(run, result={**run.result, "local_only_accuracy": 0.6 + 0.02 * run.seed})
+        if run.name.startswith("free")
+        else run
+        for run in runs
+    ]
+    utility = sweep_figures(results_of(alone))[0]
+    assert ">each client alone, no privacy<" in utility.svg
+    assert utility.rows[-1][1:] == ("none", "60.0 %, 62.0 %", "61.0 %", "60.0 %", "62.0 %")
+    assert "alone, no privacy" not in sweep_figures(results_of(runs))[0].svg
+    assert "alone, no privacy" not in sweep_figures(results_of(alone, objective="loss"))[0].svg
+
+
+def test_a_chart_of_its_own_knows_its_colours_and_loads_nothing():
+    figure = sweep_figures(results_of(grid()))[0]
+    chart = standalone_svg(figure.svg, figure.title)
+    ET.fromstring(chart)  # noqa: S314 - our own file
+    used = set(re.findall(r"var\((--[\w-]+)\)", chart))
+    assert used
+    assert used <= set(re.findall(r"(--[\w-]+):", chart))
+    assert "prefers-color-scheme: dark" in chart
+    assert "http" not in chart.replace("http://www.w3.org/", "")
 
 
 def test_the_front_table_says_who_is_on_it():
@@ -102,11 +134,11 @@ def test_more_lines_than_colours_stay_in_the_table():
 
 @pytest.mark.parametrize("objective", ["reward_margin", "loss", "kl"])
 def test_any_objective_can_be_drawn(objective):
-    assert render_sweep_page(results_of(grid(), objective=objective))
+    assert page_of(results_of(grid(), objective=objective))
 
 
 def test_every_figure_has_its_table_and_the_page_stands_alone():
-    page = render_sweep_page(results_of(grid(audit_epsilon=0.5, audit_verdict="pass")))
+    page = page_of(results_of(grid(audit_epsilon=0.5, audit_verdict="pass")))
     figures = re.findall(r"<figure.*?</figure>", page, re.DOTALL)
     assert len(figures) == 3
     assert all("<table" in figure and "<svg" in figure for figure in figures)
@@ -118,11 +150,11 @@ def test_every_figure_has_its_table_and_the_page_stands_alone():
 
 
 def test_the_price_and_the_alarm_are_on_the_page():
-    page = render_sweep_page(results_of(grid()))
+    page = page_of(results_of(grid()))
     price = results_of(grid()).price
     assert price.sentence in html.unescape(page)
     assert "added no noise" in page
-    private = render_sweep_page(results_of(grid()[:12]))
+    private = page_of(results_of(grid()[:12]))
     assert "added no noise" not in private
 
 
@@ -131,7 +163,7 @@ def test_text_of_runs_is_escaped():
     refused = ({"name": "<i>", "reason": "<u>"},)
     cell = {"data.train": "<img>"}
     odd = replace(ended("odd", 0.5), cells=(cell,))
-    page = render_sweep_page(results_of([bad, odd], swept=("data.train",), refused=refused))
+    page = page_of(results_of([bad, odd], swept=("data.train",), refused=refused))
     for raw in ("<b>", "<script>", "<i>", "<u>", "<img>"):
         assert raw not in page
     assert "&lt;script&gt;alert(1)" in page
@@ -139,6 +171,6 @@ def test_text_of_runs_is_escaped():
 
 def test_an_empty_sweep_has_a_page():
     waiting = replace(ended("w", None), state=RunState.WAITING, result=None, attempts=())
-    page = render_sweep_page(results_of([waiting]))
+    page = page_of(results_of([waiting]))
     assert "unfinished" in page
     assert "nothing to draw" in page
