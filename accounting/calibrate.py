@@ -144,13 +144,19 @@ def _certify(certified: Price, budget: Budget, tolerance: float, start: float) -
     """Walk by the certified price until the answer fits and its neighbour below does not."""
     noise = start * (1 + tolerance / 4)
     epsilon = certified(noise)
+    stride = 1
     for _ in range(_NUDGES):
         if epsilon > budget.epsilon:
             noise *= 1 + tolerance / 2
             epsilon = certified(noise)
             continue
-        below = certified(noise * (1 - tolerance))
-        if below > budget.epsilon:
+        lower = noise * (1 - tolerance) ** stride
+        below = certified(lower)
+        if below <= budget.epsilon:
+            # Where the quick price was far too high, longer strides come down in time.
+            noise, epsilon, stride = lower, below, 2 * stride
+        elif stride > 1:
+            stride //= 2
+        else:
             return Certificate(noise, epsilon, budget.epsilon, budget.delta, below, tolerance)
-        noise, epsilon = noise * (1 - tolerance), below
     raise CalibrationFailed((start, noise), (certified(start), epsilon), budget.epsilon)

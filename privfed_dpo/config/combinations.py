@@ -44,6 +44,11 @@ def _privacy(config: Config) -> list[str]:
             f"privacy.mode={privacy.mode} needs privacy.target_epsilon (the noise is then "
             "calibrated) or privacy.noise_multiplier"
         )
+    if privacy.noise_multiplier is not None and privacy.max_noise_multiplier is not None:
+        problems.append(
+            "privacy.max_noise_multiplier limits noise that is calibrated; with "
+            "privacy.noise_multiplier it is given: set one of them to null"
+        )
     if privacy.max_grad_norm is None and privacy.mode != "user":
         problems.append(
             f"privacy.mode={privacy.mode} needs privacy.max_grad_norm: without a clip bound "

@@ -83,6 +83,12 @@ class PrivacyConfig(Section):
         description="noise standard deviation on the sum over max_grad_norm (user mode: over "
         "max_update_norm); null calibrates it to target_epsilon",
     )
+    max_noise_multiplier: PositiveFloat | None = Field(
+        None,
+        description="most noise that target_epsilon may be calibrated to; a target that takes more "
+        "is refused, with what would bring it within reach; null refuses only noise that drowns "
+        "everything the data can add up to",
+    )
     noise: Literal["discrete_gaussian", "skellam"] = Field(
         "discrete_gaussian",
         description="law of a client's integer noise; sums of Skellam shares are Skellam exactly, "

@@ -20,6 +20,7 @@ from accounting import (
     Repeated,
     calibrate_noise_multiplier,
     default_delta,
+    rdp_epsilon,
 )
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort_planning import plan_cohorts
@@ -29,6 +30,7 @@ from privfed_dpo.engine.integer_noise import NoiseKind, fewest_steps, integer_no
 from privfed_dpo.engine.objective import label_response, trained_loss
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.public_facts import PublicFacts
+from privfed_dpo.engine.reach import largest_noise_multiplier, out_of_reach
 from privfed_dpo.engine.sizing import RingSizing, UserUpdates, size_gradient_sums, size_updates
 from privfed_dpo.engine.summing import choose_gradient_sums
 from privfed_dpo.errors import PlanRefused
@@ -51,6 +53,16 @@ def make_plan(config: Config, facts: PublicFacts) -> RunPlan:
         PlanRefused: the numbers contradict each other or the target is out of reach.
     """
     return _Planner(config, facts).plan()
+
+
+def price_of(config: Config, facts: PublicFacts, noise_multiplier: float) -> float:
+    """Return the certified epsilon of a plan with this noise; infinite if there is none."""
+    try:
+        planner = _Planner(config, facts)
+        schedule, _ = planner.with_noise(noise_multiplier)
+        return schedule.epsilon(schedule.headline, planner.delta).certified
+    except (PlanRefused, AccountingError):
+        return math.inf
 
 
 class _Planner:
@@ -159,38 +171,51 @@ class _Planner:
             ring = self._ring(noise_multiplier=0.0)
             return self._release(None), ring, None
         if privacy.noise_multiplier is not None:
-            schedule, ring = self._with_noise(privacy.noise_multiplier)
+            schedule, ring = self.with_noise(privacy.noise_multiplier)
             spent = schedule.epsilon(schedule.headline, self.delta).certified
             target = privacy.target_epsilon or spent
             return schedule, ring, Budget(target, self.delta)
         budget = Budget(privacy.target_epsilon or math.inf, self.delta)
-        slack = self._with_noise(1.0)[0].slack
+        slack = self.with_noise(1.0)[0].slack
         if slack.epsilon >= budget.epsilon:
             raise PlanRefused(
                 f"no noise meets epsilon {budget.epsilon:g}: computing in whole numbers alone "
                 f"costs {slack.epsilon:.3g}",
                 advice="Raise privacy.target_epsilon.",
             )
+        self._require_reach()
         model_budget = Budget(budget.epsilon - slack.epsilon, self.delta / slack.delta_factor)
         noise = calibrate_noise_multiplier(
             self._events_at(), model_budget, accounting=self.accounting
         ).noise_multiplier
-        schedule, ring = self._with_noise(noise)
+        schedule, ring = self.with_noise(noise)
         while schedule.epsilon(schedule.headline, self.delta).certified > budget.epsilon:
             noise *= 1.0 + _NUDGE
-            schedule, ring = self._with_noise(noise)
+            schedule, ring = self.with_noise(noise)
         return schedule, ring, budget
+
+    def _require_reach(self) -> None:
+        """Refuse a target that takes more noise than makes sense; RDP settles most cases."""
+        schedule, _ = self.with_noise(largest_noise_multiplier(self.config, self.facts))
+        quick = rdp_epsilon(schedule.view(schedule.headline), self.delta)
+        if 2 * quick <= (self.config.privacy.target_epsilon or math.inf):
+            return
+        refusal = out_of_reach(self.config, self.facts, price_of)
+        if refusal is not None:
+            reason, advice = refusal
+            raise PlanRefused(reason, advice=advice)
 
     def _events_at(self) -> Callable[[float], tuple[Repeated, ...]]:
         """Everything released on one record to the headline adversary, by noise multiplier."""
 
         def events(noise_multiplier: float) -> tuple[Repeated, ...]:
-            schedule, _ = self._with_noise(noise_multiplier)
+            schedule, _ = self.with_noise(noise_multiplier)
             return schedule.view(schedule.headline)
 
         return events
 
-    def _with_noise(self, noise_multiplier: float) -> tuple[ReleaseSchedule, RingSizing]:
+    def with_noise(self, noise_multiplier: float) -> tuple[ReleaseSchedule, RingSizing]:
+        """What is released, and on which integers, where noise is given."""
         ring = self._ring(noise_multiplier)
         shared = self.mode in {Mode.DISTRIBUTED, Mode.USER}
         noise = integer_noise(

@@ -46,6 +46,14 @@ def test_a_plain_gaussian_has_an_exact_answer():
     assert answers[1] / answers[0] == pytest.approx(10, rel=2e-5)
 
 
+def test_a_tiny_target_is_met_though_the_quick_price_is_far_off():
+    def schedule(noise):
+        return [Repeated(PoissonGaussianRelease(0.2, noise), 25)]
+
+    certificate = calibrate_noise_multiplier(schedule, Budget(1e-3, 1e-5))
+    assert certificate.epsilon <= 1e-3 < certificate.epsilon_just_below
+
+
 def test_a_few_evaluations_suffice():
     calls = []
 
