@@ -21,7 +21,9 @@ _WITHOUT_PRIVACY: Mapping[str, Value] = {
     "privacy.mode": "none",
     EPSILON_KEY: None,
     "privacy.noise_multiplier": None,
+    "evaluation.audit_lanes": 0,
 }
+"""Without noise there is none to audit in lanes; canary pairs still show what leaks."""
 
 
 @dataclass(frozen=True, slots=True)
