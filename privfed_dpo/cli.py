@@ -279,6 +279,7 @@ def sweep(  # noqa: PLR0917 - options of a command
     folder: Annotated[
         Path, typer.Option("--dir", help="folder of the sweep; goes on if it is one")
     ],
+    overrides: Overrides = None,
     workers: Annotated[int, typer.Option(min=1, help="processes that share the runs")] = 1,
     storage: Annotated[
         str | None,
@@ -302,6 +303,7 @@ def sweep(  # noqa: PLR0917 - options of a command
     done = run_sweep(
         file,
         Address(folder, storage, study),
+        overrides or (),
         workers=workers,
         retry_failed=retry_failed,
         give_up_elsewhere=give_up_elsewhere,

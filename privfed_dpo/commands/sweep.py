@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -26,13 +27,20 @@ class SweepInterrupted(PrivFedError):
 
 
 def run_sweep(
-    file: Path, address: Address, *, workers: int, retry_failed: bool, give_up_elsewhere: bool
+    file: Path,
+    address: Address,
+    overrides: Sequence[str] = (),
+    *,
+    workers: int,
+    retry_failed: bool,
+    give_up_elsewhere: bool,
 ) -> bool:
     """Carry out a sweep, or go on with it, and print its results.
 
     Args:
         file: the sweep file.
         address: where the sweep lives.
+        overrides: `section.key=value` strings for every run, over the file's `set`.
         workers: processes on this machine.
         retry_failed: whether runs that failed earlier are made again.
         give_up_elsewhere: whether runs held by other folders are taken over.
@@ -45,7 +53,7 @@ def run_sweep(
         SweepInterrupted: results so far are written.
     """
     console = Console()
-    spec = load_sweep(file)
+    spec = load_sweep(file, overrides)
     with console.status("checking the plan of every run") as status:
         store = prepare(
             spec,
@@ -69,7 +77,8 @@ def run_sweep(
         raise SweepInterrupted(
             "interrupted; finished runs are kept, and the others go on where they were",
             advice=f"Go on with the same command: privfed-dpo sweep {file} --dir "
-            f"{address.directory}{' --storage URL' if address.url else ''}",
+            f"{address.directory}{' --storage URL' if address.url else ''}"
+            f"{''.join(f' {typed}' for typed in overrides)}",
         ) from stop
     elsewhere = store.elsewhere()
     if elsewhere:

@@ -113,7 +113,16 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+def read_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Read what was typed behind a command; the last value of a key holds.
+
+    Args:
+        overrides: `section.key=value` strings; values are read as YAML.
+
+    Returns:
+        Values by key, and one sentence for each string that cannot be read.
+    """
+    values: dict[str, Any] = {}
     problems = []
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -122,10 +131,16 @@ def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str
             problems.append(f"{override!r} is not an override of the form section.key=value")
             continue
         try:
-            value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+            values[name] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
         except yaml.YAMLError:
             problems.append(f"the value of {name} is not valid YAML: {text!r}")
-            continue
+    return values, problems
+
+
+def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    values, problems = read_overrides(overrides)
+    for name, value in values.items():
+        parts = name.split(".")
         branch = tree
         for part in parts[:-1]:
             below = branch.get(part)

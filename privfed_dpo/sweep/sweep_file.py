@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from privfed_dpo.config.loading import nearest_key, parse_mapping
+from privfed_dpo.config.loading import nearest_key, parse_mapping, read_overrides
 from privfed_dpo.config.section import Seed
 from privfed_dpo.errors import ConfigError
 
@@ -124,17 +124,21 @@ class SweepSpec:
     skip_refused: bool
 
 
-def load_sweep(path: Path) -> SweepSpec:
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep file.
 
     Args:
         path: YAML; a `base` that is a path is relative to it.
+        overrides: `section.key=value` strings for every run, over the file's `set`.
 
     Raises:
         ConfigError: with every problem found; the runs themselves are not looked at yet.
     """
     text = _read(path, "the sweep file", "configs/sweeps/smoke.yaml")
     tree = parse_mapping(text, source=str(path))
+    typed, unreadable = read_overrides(overrides)
+    if typed and isinstance(tree.get("set", {}), dict):
+        tree["set"] = {**tree.get("set", {}), **typed}
     try:
         file = _File.model_validate(tree)
     except ValidationError as error:
@@ -142,7 +146,7 @@ def load_sweep(path: Path) -> SweepSpec:
             tuple(_sentence(item) for item in error.errors()),
             advice="docs/guide/sweep.md shows what a sweep file holds.",
         ) from error
-    problems = _problems(file)
+    problems = [*unreadable, *_problems(file)]
     if problems:
         raise ConfigError(
             tuple(problems), advice="configs/reference.yaml lists every key with its unit."

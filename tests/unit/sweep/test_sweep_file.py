@@ -92,6 +92,36 @@ def test_the_base_is_found_beside_the_file(tmp_path):
         load_sweep(path)
 
 
+def test_what_is_typed_behind_the_command_holds_for_every_run_and_beats_the_file(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "base: {data: {clients: 5}, privacy: {mode: none}}\n"
+        "set: {dpo.beta: 0.2, federation.rounds: 3}\n"
+        "seeds: [0, 1]\n"
+    )
+    spec = load_sweep(path, ["dpo.beta=0.3", "model.adapter.target_modules=[q_proj, v_proj]"])
+    configs = [point.config for point in expand(spec)[0]]
+    assert [(one.dpo.beta, one.federation.rounds) for one in configs] == [(0.3, 3), (0.3, 3)]
+    assert configs[0].model.adapter.target_modules == ("q_proj", "v_proj")
+    for typed, part in [
+        ("dpo.bta=1", "unknown key dpo.bta; did you mean dpo.beta?"),
+        ("dpo.beta", "not an override"),
+        ("run.seed=3", "give seeds"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            load_sweep(path, [typed])
+        assert part in "\n".join(error.value.problems)
+
+
+def test_runs_without_privacy_have_no_lanes_to_audit(tmp_path):
+    text = """
+    set: {evaluation.audit_lanes: 40}
+    grid: {privacy.target_epsilon: [8, inf]}
+    """
+    points, _ = expand(sweep_file(tmp_path, text))
+    assert [point.config.evaluation.audit_lanes for point in points] == [40, 0]
+
+
 def test_draws_are_repeatable_and_inside_their_ranges(tmp_path):
     text = """
     search:
