@@ -15,6 +15,7 @@ from accounting.accountants import EpsilonPair
 from accounting.adversaries import Adversary
 from accounting.canonical import JSON
 from accounting.errors import BudgetExceeded, LedgerCorrupted, LedgerMisuse
+from accounting.ledger_file import Fsync, append_synced, begin_draft, sync_folder
 from accounting.ledger_format import (
     LedgerHeader,
     LedgerLine,
@@ -32,7 +33,6 @@ from accounting.ledger_state import LedgerState, spend_body
 from accounting.receipts import Receipt, encode_receipts
 
 Signer = Callable[[bytes], bytes]
-Fsync = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,8 @@ class Ledger:
     ) -> "Ledger":
         """Start a ledger with its header line; file and folder are synced before it returns.
 
+        The file appears under its name with the whole header in it, or not at all.
+
         Args:
             path: a file that does not exist yet, in a folder that does.
             header: what the run is held to.
@@ -101,10 +103,9 @@ class Ledger:
             FileExistsError: there is a file already; open it instead.
         """
         path = Path(path)
-        with path.open("xb"):
-            pass
+        draft = begin_draft(path)
         ledger = cls(
-            path,
+            draft,
             LedgerState(header),
             lines=0,
             head=genesis(header.plan_hash, header.config_hash),
@@ -113,8 +114,13 @@ class Ledger:
             signer=signer,
             fsync=fsync,
         )
-        ledger._append("header", encode_header(header))
-        _sync_folder(path.parent, fsync)
+        try:
+            ledger._append("header", encode_header(header))
+        except Exception:
+            draft.unlink(missing_ok=True)
+            raise
+        ledger._path = draft.replace(path)
+        sync_folder(path.parent, fsync)
         return ledger
 
     @classmethod
@@ -177,7 +183,8 @@ class Ledger:
             BudgetExceeded: nothing was written.
             LedgerMisuse: the round or cohort does not fit; nothing was written.
             LedgerCorrupted: somebody else wrote to the file.
-            OSError: the write failed; open the ledger again.
+            OSError: the write failed, a full disk for instance; it names the file. Nothing may be
+                released; open the ledger again.
         """
         self._state.check_spend(round, cohort)
         refusal = self._refusal(cohort)
@@ -307,13 +314,9 @@ class Ledger:
         signature = self._signer(signed_message(digest)).hex() if self._signer else None
         row = encode_line(LedgerLine(self._lines, self._head, kind, body, digest, signature))
         self._broken = True
-        with self._path.open("r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end != self._size_bytes:
-                raise LedgerCorrupted(self._lines, "the file was changed by somebody else")
-            file.write(row)
-            file.flush()
-            self._fsync(file.fileno())
+        append_synced(
+            self._path, row, index=self._lines, size_bytes=self._size_bytes, fsync=self._fsync
+        )
         self._broken = False
         self._size_bytes += len(row)
         self._lines += 1
@@ -327,11 +330,3 @@ def _replay(state: LedgerState, line: LedgerLine) -> None:
         state.replay(line)
     except (LedgerMisuse, TypeError, ValueError) as error:
         raise LedgerCorrupted(line.index, str(error)) from error
-
-
-def _sync_folder(folder: Path, fsync: Fsync) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fsync(descriptor)
-    finally:
-        os.close(descriptor)

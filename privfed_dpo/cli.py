@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from accounting import AccountingError, BudgetExceeded
 from privfed_dpo.commands.costs import calibrate, epsilon
 from privfed_dpo.commands.deployment import client, enrol, refuse_simulation
+from privfed_dpo.commands.resumption import require_run, resumable
 from privfed_dpo.commands.secagg import secagg
 from privfed_dpo.config import Config, load_config
 from privfed_dpo.config.reference import key_help
@@ -128,28 +128,6 @@ def _config(path: Path, overrides: list[str] | None, run_dir: Path | None = None
         ) from error
 
 
-class _Interrupted(PrivFedError):
-    """Ctrl-C in the middle of a run."""
-
-
-@contextlib.contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
-    """Say after Ctrl-C what became of the run and what to do next."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        if (folder / "ledger.jsonl").is_file():
-            raise _Interrupted(
-                "interrupted; what was spent is in the ledger",
-                advice=f"Go on with: privfed-dpo resume {folder}",
-            ) from stop
-        left = f" Remove {folder} first." if folder.exists() else ""
-        raise _Interrupted(
-            "interrupted before training began; nothing was spent",
-            advice=f"Start again with the same command.{left}",
-        ) from stop
-
-
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would promise and cost, before any compute."""
@@ -193,7 +171,7 @@ def train(
     from privfed_dpo.observe.run_folder import new_run_folder
 
     folder = new_run_folder(resolved)
-    with _resumable(folder), ProgressConsole() as observer:
+    with resumable(folder), ProgressConsole() as observer:
         lifecycle.train(resolved, folder=folder, observers=[observer])
     _tell_where(folder)
 
@@ -214,7 +192,7 @@ def server(
     from privfed_dpo.observe.run_folder import new_run_folder
 
     folder = new_run_folder(resolved)
-    with _resumable(folder), ProgressConsole() as observer:
+    with resumable(folder), ProgressConsole() as observer:
         serve(resolved, journal=in_folder(folder), folder=folder, observers=[observer])
     _tell_where(folder)
 
@@ -222,16 +200,13 @@ def server(
 @app.command()
 def resume(run: RunFolder) -> None:
     """Go on with an interrupted run; nothing random is used twice, nothing spent is forgotten."""
-    if not (run / "ledger.jsonl").is_file():
-        raise ConfigError(
-            (f"there is no run to resume in {run}",), advice="Give a run folder written by train."
-        )
+    require_run(run)
     from privfed_dpo import lifecycle
     from privfed_dpo.deployment.coordinator import is_deployed, resume_deployed
     from privfed_dpo.deployment.journal import in_folder
     from privfed_dpo.observe.console import ProgressConsole
 
-    with _resumable(run), ProgressConsole() as observer:
+    with resumable(run), ProgressConsole() as observer:
         if is_deployed(run):
             resume_deployed(run, journal=in_folder(run), observers=[observer])
         else:

@@ -61,8 +61,10 @@ class Coordination:
     entropy: Entropy
 
     def begin(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Save the empty checkpoint, measure the untrained model, announce both."""
-        self.save(checkpoint)
+        """Measure the untrained model, save that, announce plan and row.
+
+        The empty checkpoint was saved before the ledger was made: a run that exists can be resumed.
+        """
         self.tell(PlanReady(self.assembly.plan.describe()))
         row = self._first_row(checkpoint)
         checkpoint = replace(checkpoint, rows=(row,))

@@ -7,12 +7,12 @@ until the run ends and the file is removed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accounting.canonical import JSON
+from privfed_dpo.durable import write_new_secret
 from privfed_dpo.errors import ResumeMismatch
 from privfed_dpo.mechanism.keystream import Entropy
 from secure_agg import AuthenticationFailed, IdentityKey, verify_signature
@@ -47,13 +47,8 @@ class Enrolment:
 
     def save(self, path: Path) -> None:
         """Write all keys to a new file that only its owner can read."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         keys = [self.coordinator, *self.identities]
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(b"".join(key.private_bytes() for key in keys))
-            file.flush()
-            os.fsync(file.fileno())
+        write_new_secret(path, b"".join(key.private_bytes() for key in keys))
 
     @classmethod
     def load(cls, path: Path, clients: int) -> Enrolment:

@@ -67,6 +67,10 @@ class RunAborted(PrivFedError):
     exit_code = 4
 
 
+class DiskFull(PrivFedError):
+    """There is no room for what must be written; nothing was released that is not booked."""
+
+
 class ResumeMismatch(PrivFedError):
     """A run folder does not belong to the data, model or configuration it is resumed with."""
 

@@ -7,13 +7,13 @@ is released. In a deployment every client keeps its own; a simulated run holds o
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from privfed_dpo.durable import write_new_secret
 from privfed_dpo.errors import ResumeMismatch
 from privfed_dpo.mechanism.keystream import KEY_BYTES, Entropy, StreamIssuer
 
@@ -38,12 +38,7 @@ class LabelSecret:
 
     def save(self, path: Path) -> None:
         """Write the key to a new file that only its owner can read, and sync it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self.key)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new_secret(path, self.key)
 
     @classmethod
     def load(cls, path: Path) -> LabelSecret:

@@ -19,7 +19,7 @@ from privfed_dpo.config import Config, dump_config, load_config
 from privfed_dpo.coordination import Coordination, conclude, ledger_header, require_same_config
 from privfed_dpo.decentralised import Neighbourhood, starting_nodes
 from privfed_dpo.ending import KEYS_FILE, complete_ending
-from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint
+from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from privfed_dpo.engine.control_variates import pack_controls, unpack_controls
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.lanes import LaneCoins, LaneRecord
@@ -94,9 +94,6 @@ def train(
         write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
         enrolment = Enrolment.draw(len(assembly.shards), entropy)
         enrolment.save(folder / CHECKPOINT_FOLDER / KEYS_FILE)
-        keys = enrolment.public_facts(assembly.plan.facts.client_names)
-        header = ledger_header(assembly, run_id, folder, keys)
-        ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
         start = ServerState.start(assembly.adapter.read())
         checkpoint = Checkpoint(
             round=0,
@@ -108,6 +105,10 @@ def train(
             lanes=_toss_coins(assembly.plan, entropy),
             nodes=starting_nodes(assembly.plan, assembly.adapter.read()),
         )
+        save_checkpoint(folder / CHECKPOINT_FOLDER, checkpoint)
+        keys = enrolment.public_facts(assembly.plan.facts.client_names)
+        header = ledger_header(assembly, run_id, folder, keys)
+        ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
         told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
         run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
         return _Simulation(run, enrolment).play(run.begin(checkpoint))

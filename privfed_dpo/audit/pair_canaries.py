@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed_dpo.data.tokenize import Ids, TokenizedPair, Tokenizer, pair_key
-from privfed_dpo.engine.checkpoint import write_atomically
+from privfed_dpo.durable import write_atomically
 from privfed_dpo.errors import DataError
 from privfed_dpo.mechanism.keystream import Keystream
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.tokenize import TokenizedPair, Tokenizer, tokenize_pairs
+from privfed_dpo.durable import naming, removed_on_failure
 from privfed_dpo.exclusive import one_at_a_time
 
 # Changes whenever the ids of the same pair could change.
@@ -82,11 +83,12 @@ def _write(path: Path, pairs: Iterable[TokenizedPair]) -> None:
         "keys": np.frombuffer(b"".join(bytes.fromhex(p.key) for p in listed), dtype=np.uint8),
     }
     descriptor, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(descriptor, "wb") as file:
-        np.savez(file, allow_pickle=False, checksum=_checksum(arrays), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(draft).replace(path)
+    with naming(path), removed_on_failure(Path(draft)):
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, allow_pickle=False, checksum=_checksum(arrays), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
 
 
 def _read(path: Path) -> tuple[TokenizedPair, ...] | None:

@@ -13,6 +13,7 @@ from privfed_dpo.data.preferences import load_preferences
 from privfed_dpo.deployment.identity import enrol_identity, load_identity
 from privfed_dpo.deployment.journal import Journal
 from privfed_dpo.deployment.member import Member
+from privfed_dpo.deployment.own_ledgers import BooksUnwritable
 from privfed_dpo.deployment.roster import load_roster
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.messages import MalformedEnvelope
@@ -51,6 +52,7 @@ def serve_client(
     Raises:
         ConfigError, DataError: policy, roster, key and data do not fit each other, or another
             process serves this client already.
+        BooksUnwritable: its own ledger cannot be written; what it costs was not answered.
     """
     with _alone(Path(policy.state)):
         member = Member(
@@ -87,6 +89,8 @@ def _declining(handle: Callable[[bytes], bytes], journal: Journal) -> Callable[[
     def answer(data: bytes) -> bytes:
         try:
             return handle(data)
+        except BooksUnwritable:
+            raise
         except (ClientRefused, SecAggError, MalformedEnvelope) as error:
             raise Declined(str(error)) from error
         except Exception as error:

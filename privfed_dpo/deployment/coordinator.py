@@ -26,12 +26,13 @@ from privfed_dpo.deployment.joining import (
     RunDocument,
     public_settings,
 )
-from privfed_dpo.deployment.journal import Journal, journal_of_rounds
+from privfed_dpo.deployment.journal import LOG_FILE, Journal, journal_of_rounds
 from privfed_dpo.deployment.live_report import live_report
 from privfed_dpo.deployment.reception import JOIN, Reception
 from privfed_dpo.deployment.roster import Roster, load_roster
+from privfed_dpo.durable import append_line, cut_torn_line
 from privfed_dpo.ending import complete_ending
-from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint
+from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.messages import START, encode
 from privfed_dpo.engine.plan import RunPlan
@@ -56,6 +57,8 @@ from secure_agg import IdentityKey, Phase
 
 TRAFFIC_FILE = "traffic.jsonl"
 """One line per message in the run folder: round, step, client, bytes, seconds, why it was lost."""
+
+_TICKET_BYTES = 6
 
 
 def plan_deployed(config: Config) -> RunPlan:
@@ -92,8 +95,6 @@ def serve(
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / CONFIG_FILE, dump_config(config))
     write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
-    header = ledger_header(assembly, run_id, folder, parties.roster.public_facts())
-    ledger = Ledger.create(folder / LEDGER_FILE, header, signer=parties.identity.sign)
     checkpoint = Checkpoint(
         round=0,
         state=ServerState.start(assembly.adapter.read()),
@@ -102,6 +103,9 @@ def serve(
         data_fingerprint=assembly.data_fingerprint,
         seconds=0.0,
     )
+    save_checkpoint(folder / CHECKPOINT_FOLDER, checkpoint)
+    header = ledger_header(assembly, run_id, folder, parties.roster.public_facts())
+    ledger = Ledger.create(folder / LEDGER_FILE, header, signer=parties.identity.sign)
     told = _told(folder, journal, observers)
     run = Coordination(assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy)
     return _play(run, parties, run.begin(checkpoint), journal)
@@ -122,6 +126,8 @@ def resume_deployed(
     config = load_config(folder / CONFIG_FILE)
     parties = _Parties.load(config)
     ledger = Ledger.open(folder / LEDGER_FILE, signer=parties.identity.sign)
+    for name in (LOG_FILE, TRAFFIC_FILE):
+        cut_torn_line(folder / name)
     told = _told(folder, journal, observers)
     if ledger.status is not None:
         summary = complete_ending(folder)
@@ -203,29 +209,28 @@ def _carrier(run: Coordination, journal: Journal) -> Iterator[RelayCarrier]:
     def deadline_seconds(step: str) -> float:
         return wanted.training_seconds if step in {trains, JOIN} else wanted.phase_seconds
 
-    with (run.folder / TRAFFIC_FILE).open("a", encoding="utf-8") as traffic:
+    def note(delivery: Delivery) -> None:
+        line = json.dumps(asdict(delivery)) + "\n"
+        append_line(run.folder / TRAFFIC_FILE, line, sync=False)
+        if delivery.lost:
+            facts = {name: getattr(delivery, name) for name in ("round", "step", "client")}
+            journal("lost", **facts, node=delivery.address, reason=delivery.lost)
 
-        def note(delivery: Delivery) -> None:
-            traffic.write(json.dumps(asdict(delivery)) + "\n")
-            traffic.flush()
-            if delivery.lost:
-                facts = {name: getattr(delivery, name) for name in ("round", "step", "client")}
-                journal("lost", **facts, node=delivery.address, reason=delivery.lost)
-
-        carrier = RelayCarrier(
-            listener,
-            deadline_seconds=deadline_seconds,
-            max_reply_bytes=wanted.max_reply_bytes,
-            note=note,
-        )
-        hashed = run.assembly.plan.plan_hash
+    carrier = RelayCarrier(
+        listener,
+        deadline_seconds=deadline_seconds,
+        max_reply_bytes=wanted.max_reply_bytes,
+        note=note,
+        first_ticket=int.from_bytes(run.entropy(_TICKET_BYTES), "big"),
+    )
+    hashed = run.assembly.plan.plan_hash
+    try:
         journal("listening", socket=str(path), run=run.run_id.hex(), plan=hashed)
-        try:
-            yield carrier
-        finally:
-            carrier.close()
-            listener.close()
-            path.unlink(missing_ok=True)
+        yield carrier
+    finally:
+        carrier.close()
+        listener.close()
+        path.unlink(missing_ok=True)
 
 
 def _document(run: Coordination) -> bytes:

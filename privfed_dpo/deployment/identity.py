@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from privfed_dpo.durable import make_folder, write_new_secret
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.mechanism.keystream import Entropy
 from secure_agg import IdentityKey
@@ -22,12 +22,8 @@ def enrol_identity(path: Path, entropy: Entropy) -> IdentityKey:
     if path.exists():
         return load_identity(path)
     identity = IdentityKey.generate(entropy)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(identity.private_bytes())
-        file.flush()
-        os.fsync(file.fileno())
+    make_folder(path.parent)
+    write_new_secret(path, identity.private_bytes())
     return identity
 
 

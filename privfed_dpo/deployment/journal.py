@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from privfed_dpo.durable import append_line
 from privfed_dpo.engine.events import (
     EngineEvent,
     Observer,
@@ -38,8 +39,7 @@ def in_folder(folder: Path) -> Journal:
     """Return a journal that appends to `log.jsonl` in a run folder; the folder comes later."""
 
     def write(event: str, **facts: object) -> None:
-        with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(_line(event, facts))
+        append_line(folder / LOG_FILE, _line(event, facts), sync=False)
 
     return write
 

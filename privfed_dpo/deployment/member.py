@@ -7,6 +7,8 @@ ledger holds what that costs.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from privfed_dpo.deployment.own_ledgers import OwnLedgers
 from privfed_dpo.deployment.roster import Roster
 from privfed_dpo.engine.client import ClientRefused, FederatedClient
 from privfed_dpo.engine.contribution import Contributor
+from privfed_dpo.engine.control_variates import ControlVariate
 from privfed_dpo.engine.messages import (
     START,
     Envelope,
@@ -42,7 +45,7 @@ from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.inputs import Inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
-from secure_agg import IdentityKey
+from secure_agg import IdentityKey, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class _Joined:
     run_id: bytes
     plan: RunPlan
     client: FederatedClient
+    control: ControlVariate | None
 
 
 class Member:
@@ -93,6 +97,10 @@ class Member:
             identity=identity,
             limits=policy.limits,
         )
+        self._data = _digest(pairs)
+        others = self._books.under_other_data(self._data)
+        if others:
+            journal("other data", runs=others, note="joined with other pairs; rounds are refused")
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message of the coordinator.
@@ -100,6 +108,8 @@ class Member:
         Raises:
             MalformedEnvelope: no message of this version.
             ClientRefused: the policy, the roster, the ledger or the protocol forbid it.
+            ResumeMismatch: the run was joined with other pairs than are here now.
+            BooksUnwritable: what the answer costs cannot be written down; start the client again.
             PrivFedError, SecAggError, AccountingError: see `FederatedClient.handle`.
         """
         if is_offer(data):
@@ -109,6 +119,8 @@ class Member:
         if envelope.step == START:
             return self._begin_round(joined, envelope, data)
         reply = joined.client.handle(data)
+        if envelope.step == Phase.MASKED_INPUT.value:
+            self._keep_control(joined)
         self._journal("answered", round=envelope.round, step=envelope.step, bytes=len(reply))
         return reply
 
@@ -122,6 +134,8 @@ class Member:
         self._books.require_room(joined.run_id, envelope.round, invited)
         reply = joined.client.handle(data)
         spent = self._books.book(joined.run_id, envelope.round, invited)
+        if not joined.plan.secure_aggregation:
+            self._keep_control(joined)
         self._journal(
             "round booked",
             round=envelope.round,
@@ -129,6 +143,11 @@ class Member:
             epsilon_left=round(self._policy.limits.max_epsilon - spent.epsilon, 6),
         )
         return reply
+
+    def _keep_control(self, joined: _Joined) -> None:
+        """What the vector that is about to leave changes here is on the disk before it leaves."""
+        if joined.control is not None:
+            self._books.keep_control(joined.run_id, joined.control)
 
     def _join(self, offer: Offer) -> bytes:
         if not offered_by(offer, self._roster.coordinator):
@@ -161,7 +180,7 @@ class Member:
         problems = objections(plan, self._policy.limits)
         if problems:
             raise ClientRefused("; ".join(problems))
-        self._books.begin(document.run_id, plan, encoded)
+        self._books.begin(document.run_id, plan, encoded, self._data)
         assembly = assemble(config, inputs=inputs)
         if assembly.plan.plan_hash != document.plan_hash:
             raise ClientRefused("the base model on this machine is not the one of the run")
@@ -171,9 +190,15 @@ class Member:
             plan=document.plan_hash,
             last_round=self._books.last_round(document.run_id),
         )
-        return _Joined(document.run_id, assembly.plan, self._client(document.run_id, assembly))
+        control = None
+        if assembly.plan.drift.scaffold:
+            control = self._books.control(document.run_id, assembly.plan.facts.dimension)
+        client = self._client(document.run_id, assembly, control)
+        return _Joined(document.run_id, assembly.plan, client, control)
 
-    def _client(self, run_id: bytes, assembly: Assembly) -> FederatedClient:
+    def _client(
+        self, run_id: bytes, assembly: Assembly, control: ControlVariate | None
+    ) -> FederatedClient:
         number = self._roster.names.index(self._policy.name)
         return FederatedClient(
             contributor=Contributor(
@@ -189,6 +214,7 @@ class Member:
             entropy=self._entropy,
             participations=self._books.participations(run_id),
             last_round=self._books.last_round(run_id),
+            control=control,
         )
 
     def _localised(self, config: Config) -> Config:
@@ -217,6 +243,14 @@ class Member:
             task=None,
             enrolled_pairs=tuple(self._roster.pairs.values()),
         )
+
+
+def _digest(pairs: Iterable[PreferencePair]) -> str:
+    """SHA-256 over what is trained on, hex; in the order of the pairs."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(repr((pair.prompt, pair.chosen, pair.rejected)).encode())
+    return digest.hexdigest()
 
 
 def _bound_to(fingerprint: str, plan: RunPlan) -> RunPlan:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from privfed_dpo.durable import write_atomically
 from privfed_dpo.engine.events import MetricsRow
 from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.errors import ResumeMismatch
@@ -132,22 +132,6 @@ def _group(arrays: Mapping[str, _Array], prefix: str) -> dict[str, _Array]:
         for name, array in arrays.items()
         if name.startswith(prefix)
     }
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by new content: write beside it, sync, rename, sync the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, _Array]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from privfed_dpo.durable import cut_torn_line
 from privfed_dpo.engine.events import (
     EngineEvent,
     MetricsRow,
@@ -20,7 +21,6 @@ from privfed_dpo.observe.run_folder import (
     PLAN_FILE,
     SUMMARY_FILE,
     append_row,
-    cut_torn_line,
     write_json_atomic,
     write_rows,
 )

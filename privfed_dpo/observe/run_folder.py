@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privfed_dpo.config import Config
-from privfed_dpo.engine.checkpoint import write_atomically
+from privfed_dpo.durable import append_line, write_atomically
 from privfed_dpo.engine.events import MetricsRow
 from privfed_dpo.errors import ConfigError, DataError
 
@@ -83,10 +83,7 @@ def write_json_atomic(path: Path, content: Mapping[str, object]) -> None:
 
 def append_row(path: Path, row: MetricsRow) -> None:
     """Add one metrics row as one line, on the disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, _line(row))
 
 
 def write_rows(path: Path, rows: Iterable[MetricsRow]) -> None:
@@ -146,17 +143,6 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a JSON object", source=str(path))
     return content
-
-
-def cut_torn_line(path: Path) -> None:
-    """Remove an unfinished last line, so that the next row starts a line of its own."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
 
 
 def _line(row: MetricsRow) -> str:

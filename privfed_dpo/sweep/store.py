@@ -20,9 +20,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from privfed_dpo.durable import cut_torn_line
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.exclusive import FileLock
-from privfed_dpo.observe.run_folder import cut_torn_line
 from privfed_dpo.sweep.checks import PlannedPoint
 from privfed_dpo.sweep.records import (
     Attempt,

@@ -48,7 +48,8 @@ class Deliver(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Coordinator to relay: bytes for one node.
 
     Attributes:
-        ticket: number that the answer repeats; no two deliveries share one.
+        ticket: number that the answer repeats; no two deliveries share one, not even when the
+            coordinator was started again in between.
         address: the node.
         seconds: after this time no answer is wanted any more.
         max_reply_bytes: a longer answer is not wanted either.

@@ -108,15 +108,17 @@ class Relay:
         inbox: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         listener = threading.Thread(target=_read_all, args=(connection, inbox), daemon=True)
         listener.start()
+        over = False
         try:
-            return self._exchange(connection, inbox)
+            over = self._exchange(connection, inbox)
         except OSError:
-            return False
+            pass  # hung up while it was being told something; it may have said good-bye before
         finally:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             listener.join()
             connection.close()
+        return over or _said_goodbye(inbox)
 
     def _exchange(self, connection: socket.socket, inbox: queue.SimpleQueue[Frame | None]) -> bool:
         known: tuple[str, ...] | None = None
@@ -158,6 +160,14 @@ def _collect(
             frame = inbox.get_nowait()
     except queue.Empty:
         return letters, None
+
+
+def _said_goodbye(inbox: queue.SimpleQueue[Frame | None]) -> bool:
+    """Whether what was read but not looked at says that the run is over."""
+    while not inbox.empty():
+        if isinstance(inbox.get_nowait(), Finish):
+            return True
+    return False
 
 
 def _read_all(connection: socket.socket, inbox: queue.SimpleQueue[Frame | None]) -> None:

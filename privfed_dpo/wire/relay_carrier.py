@@ -75,6 +75,8 @@ class RelayCarrier:
         deadline_seconds: longest wait for the replies of a step, by its name.
         max_reply_bytes: longest reply of a client.
         note: told what became of every message.
+        first_ticket: numbers of deliveries begin here. A relay outlives coordinators, and may still
+            hold answers to one that died: no two of them may count from the same place.
         clock: seconds, monotonic.
 
     Attributes:
@@ -90,6 +92,7 @@ class RelayCarrier:
         deadline_seconds: Callable[[str], float],
         max_reply_bytes: int,
         note: Callable[[Delivery], None] = lambda _delivery: None,
+        first_ticket: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.addresses: dict[int, str] = {}
@@ -101,7 +104,7 @@ class RelayCarrier:
         self._clock = clock
         self._relay: socket.socket | None = None
         self._reader = FrameReader(max_reply_bytes + _AROUND_BYTES)
-        self._tickets = 0
+        self._tickets = first_ticket
         self._awaited: dict[int, _Awaited] = {}
         self._begun = 0.0
         self._selector = selectors.DefaultSelector()

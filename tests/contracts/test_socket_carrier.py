@@ -1,7 +1,11 @@
 """Coordinator, relay and clients as processes of their own would be: the contract holds."""
 
 import contextlib
+import itertools
+import tempfile
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,10 @@ from privfed_dpo.engine.messages import START
 from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.client_socket import Declined
+from privfed_dpo.wire.frames import listen
 from privfed_dpo.wire.loopback import LoopbackCarrier
+from privfed_dpo.wire.relay import Relay
+from privfed_dpo.wire.relay_carrier import RelayCarrier
 from tests.contracts.carrier_contract import CarrierContract
 from tests.support.fake_federation import (
     DIMENSION,
@@ -21,7 +28,7 @@ from tests.support.fake_federation import (
     fake_plan,
     fake_training,
 )
-from tests.support.relayed import client_sockets, relayed, socket_carrier
+from tests.support.relayed import LIMIT_BYTES, client_sockets, relayed, socket_carrier
 from tests.support.socket_post import SocketPost
 
 
@@ -122,3 +129,50 @@ def test_a_relay_that_dies_loses_what_was_under_way_and_another_takes_over():
             while "0" not in carrier.members:
                 carrier.wait(1.0)
             assert dict(carrier.exchange(Exchange(2, START, {0: b"b"}))) == {0: b"b"}
+
+
+@pytest.mark.parametrize(("first_ticket", "taken"), [(9, b"to living"), (7000, b"to dead")])
+def test_a_relay_that_outlives_a_coordinator_brings_the_answers_of_the_dead(first_ticket, taken):
+    """Numbers that no two coordinators share keep them apart; with equal ones it would go wrong."""
+    may_answer = threading.Event()
+
+    def slow(data):
+        may_answer.wait()
+        return b"to " + data
+
+    class Post(SocketPost):
+        def push(self, letters):
+            failed = super().push(letters)
+            if letters[0].data == b"living":
+                may_answer.set()
+            return failed
+
+    with contextlib.ExitStack() as stack:
+        sockets = stack.enter_context(client_sockets({0: slow}))
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "coordinator.sock"
+        relay = Relay(Post({"0": sockets[0]}), path, poll_seconds=0.002)
+        thread = threading.Thread(target=relay.run, daemon=True)
+        thread.start()
+        assert _life(path, 7000, b"dead", clock=itertools.count(step=1e6).__next__) == {}
+        found = _life(path, first_ticket, b"living", clock=time.monotonic)
+        thread.join()
+    assert found == {"0": taken}
+
+
+def _life(path, first_ticket, data, *, clock):
+    """One coordinator's: it asks once and ends; only the living one says that the run is over."""
+    with contextlib.closing(listen(path)) as listener:
+        carrier = RelayCarrier(
+            listener,
+            deadline_seconds=lambda _step: 20.0,
+            max_reply_bytes=LIMIT_BYTES,
+            first_ticket=first_ticket,
+            clock=clock,
+        )
+        while not carrier.members:
+            carrier.wait(1.0)
+        replies = carrier.send({"0": data}, round_number=1, step=START, numbers={})
+        if data == b"living":
+            carrier.finish()
+        carrier.close()
+    return replies

@@ -15,9 +15,9 @@ from tests.support.socket_post import SocketPost
 class Stage:
     """The deployment's clients and relay, each in a thread; the coordinator is the test's."""
 
-    def __init__(self, deployment, lose=lambda letter: False):
+    def __init__(self, deployment, lose=lambda letter: False, post=None):
         self.deployment, self.told = deployment, []
-        self.post = SocketPost(deployment.sockets, lose)
+        self.post = post or SocketPost(deployment.sockets, lose)
         self.clients = {}
 
     def __enter__(self):

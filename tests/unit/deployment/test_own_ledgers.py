@@ -1,12 +1,18 @@
 """A client's own books: they outlast it, add up over runs, and refuse before anything is lost."""
 
+import errno
+import os
+
+import numpy as np
 import pytest
 
 from accounting import read_ledger
 from privfed_dpo.config.client_policy import LimitsConfig
 from privfed_dpo.deployment.consent import objections
-from privfed_dpo.deployment.own_ledgers import OwnLedgers
+from privfed_dpo.deployment.own_ledgers import BooksUnwritable, OwnLedgers
 from privfed_dpo.engine.client import ClientRefused
+from privfed_dpo.engine.control_variates import ControlVariate
+from privfed_dpo.errors import ResumeMismatch
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import fake_plan
@@ -28,7 +34,7 @@ def books(folder, max_epsilon=100.0, max_delta=0.5):
 
 def test_what_was_booked_is_known_after_a_restart(tmp_path):
     mine = books(tmp_path)
-    mine.begin(RUN, PLAN, b"document")
+    mine.begin(RUN, PLAN, b"document", "data")
     assert mine.total().epsilon == 0
     for number in (1, 2, 5):
         mine.require_room(RUN, number, NAMES)
@@ -42,14 +48,14 @@ def test_what_was_booked_is_known_after_a_restart(tmp_path):
     assert (again.participations(RUN), again.last_round(RUN)) == (3, 5)
     assert again.document(RUN) == b"document"
     assert again.document(OTHER) is None
-    again.begin(RUN, PLAN, b"document")
+    again.begin(RUN, PLAN, b"document", "data")
     with pytest.raises(ClientRefused, match="another description"):
-        again.begin(RUN, PLAN, b"another")
+        again.begin(RUN, PLAN, b"another", "data")
 
 
 def test_a_run_costs_no_more_than_its_plan_said(tmp_path):
     mine = books(tmp_path)
-    mine.begin(RUN, PLAN, b"d")
+    mine.begin(RUN, PLAN, b"d", "data")
     for number in range(1, 7):
         mine.book(RUN, number, NAMES)
     assert mine.total().epsilon == pytest.approx(WHOLE)
@@ -62,8 +68,8 @@ def test_runs_add_up_and_the_last_one_stops_in_time(tmp_path):
     schedule = PLAN.schedule
     one_round = schedule.spent(schedule.headline, PLAN.delta, 1, 1).certified
     mine = books(tmp_path, max_epsilon=WHOLE + one_round / 2)
-    mine.begin(RUN, PLAN, b"d")
-    mine.begin(OTHER, PLAN, b"e")
+    mine.begin(RUN, PLAN, b"d", "data")
+    mine.begin(OTHER, PLAN, b"e", "data")
     for number in range(1, 7):
         mine.book(RUN, number, NAMES)
     with pytest.raises(ClientRefused, match="over all runs"):
@@ -72,21 +78,21 @@ def test_runs_add_up_and_the_last_one_stops_in_time(tmp_path):
     with pytest.raises(ClientRefused, match="over all runs"):
         restarted.require_room(OTHER, 1, NAMES)
     with pytest.raises(ClientRefused, match="the whole plan"):
-        restarted.begin(b"3" * 16, PLAN, b"f")
+        restarted.begin(b"3" * 16, PLAN, b"f", "data")
     assert books(tmp_path, max_epsilon=WHOLE + one_round).require_room(OTHER, 1, NAMES) is None
 
 
 def test_deltas_add_up_too(tmp_path):
     mine = books(tmp_path, max_delta=1.5 * PLAN.delta)
-    mine.begin(RUN, PLAN, b"d")
+    mine.begin(RUN, PLAN, b"d", "data")
     mine.book(RUN, 1, NAMES)
     with pytest.raises(ClientRefused, match="delta"):
-        mine.begin(OTHER, PLAN, b"e")
+        mine.begin(OTHER, PLAN, b"e", "data")
 
 
 def test_the_books_are_a_signed_ledger(tmp_path):
     mine = books(tmp_path)
-    mine.begin(RUN, PLAN, b"d")
+    mine.begin(RUN, PLAN, b"d", "data")
     mine.book(RUN, 1, NAMES)
     found = read_ledger(tmp_path / RUN.hex() / "ledger.jsonl")
     assert [line.kind for line in found.lines] == ["header", "spend"]
@@ -95,12 +101,107 @@ def test_the_books_are_a_signed_ledger(tmp_path):
 
 def test_a_line_a_crash_tore_was_never_released(tmp_path):
     mine = books(tmp_path)
-    mine.begin(RUN, PLAN, b"d")
+    mine.begin(RUN, PLAN, b"d", "data")
     mine.book(RUN, 1, NAMES)
     path = tmp_path / RUN.hex() / "ledger.jsonl"
     mine.book(RUN, 2, NAMES)
     path.write_bytes(path.read_bytes()[:-9])
     assert books(tmp_path).last_round(RUN) == 1
+
+
+def test_a_crash_while_a_run_was_being_joined_leaves_nothing_behind_that_stops_the_client(tmp_path):
+    mine = books(tmp_path)
+    mine.begin(RUN, PLAN, b"d", "data")
+    (tmp_path / RUN.hex() / "ledger.jsonl").rename(tmp_path / RUN.hex() / "ledger.jsonl.new")
+    again = books(tmp_path)
+    assert again.document(RUN) is None
+    again.begin(RUN, PLAN, b"d", "data")
+    again.book(RUN, 1, NAMES)
+    assert books(tmp_path).last_round(RUN) == 1
+
+
+def test_a_run_goes_on_with_the_pairs_it_was_joined_with_or_not_at_all(tmp_path):
+    mine = books(tmp_path)
+    mine.begin(RUN, PLAN, b"d", "these pairs")
+    mine.book(RUN, 1, NAMES)
+    again = books(tmp_path)
+    assert again.under_other_data("these pairs") == ()
+    assert again.under_other_data("others") == (RUN.hex(),)
+    before = (tmp_path / RUN.hex() / "ledger.jsonl").read_bytes()
+    with pytest.raises(ResumeMismatch, match="this client's data"):
+        again.begin(RUN, PLAN, b"d", "others")
+    assert (tmp_path / RUN.hex() / "ledger.jsonl").read_bytes() == before
+    again.begin(OTHER, PLAN, b"d", "others")
+    assert again.total() == mine.total(), "a new run with other pairs; what was spent stays spent"
+    digest = tmp_path / RUN.hex() / "data"
+    assert digest.stat().st_mode & 0o077 == 0, "guesses of pairs can be checked against it"
+    assert b"these pairs" not in before
+
+
+def test_a_looser_policy_forgets_nothing_and_a_tighter_one_stops_at_once(tmp_path):
+    mine = books(tmp_path, max_epsilon=WHOLE)
+    mine.begin(RUN, PLAN, b"d", "data")
+    for number in range(1, 7):
+        mine.book(RUN, number, NAMES)
+    with pytest.raises(ClientRefused, match="over all runs"):
+        mine.begin(OTHER, PLAN, b"e", "data")
+    looser = books(tmp_path, max_epsilon=1.5 * WHOLE)
+    assert looser.total() == mine.total()
+    with pytest.raises(ClientRefused, match=f"to {2 * WHOLE:.4g}; its policy allows"):
+        looser.begin(OTHER, PLAN, b"e", "data")
+    books(tmp_path, max_epsilon=2.01 * WHOLE).begin(OTHER, PLAN, b"e", "data")
+    tighter = books(tmp_path, max_epsilon=WHOLE / 2)
+    with pytest.raises(ClientRefused, match="over all runs"):
+        tighter.require_room(OTHER, 1, NAMES)
+
+
+def test_books_that_cannot_be_written_say_where_and_keep_what_they_hold(tmp_path, monkeypatch):
+    mine = books(tmp_path)
+    mine.begin(RUN, PLAN, b"d", "data")
+    mine.book(RUN, 1, NAMES)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        for write in (
+            lambda: mine.begin(OTHER, PLAN, b"e", "data"),
+            lambda: mine.keep_control(RUN, ControlVariate.start(3)),
+            lambda: books(tmp_path),
+        ):
+            with pytest.raises(BooksUnwritable, match="No space left") as caught:
+                write()
+            assert str(tmp_path) in str(caught.value)
+            assert "start the client again" in caught.value.advice
+    again = books(tmp_path)
+    assert (again.last_round(RUN), again.document(OTHER)) == (1, None)
+    again.begin(OTHER, PLAN, b"e", "data")
+
+
+def test_a_control_variate_outlasts_its_process(tmp_path):
+    """Restarted at any moment, it is what it would have been."""
+    rng = np.random.default_rng(0)
+    lasting, mine = ControlVariate.start(5), books(tmp_path)
+    mine.begin(RUN, PLAN, b"d", "data")
+    counted = 0
+    for number in range(1, 9):
+        restarted = books(tmp_path).control(RUN, 5)
+        for one in (lasting, restarted):
+            one.settle(counted)
+        change = rng.standard_normal(5)
+        lasting.sent(number, change)
+        restarted.sent(number, change)
+        assert restarted.value.tobytes() == lasting.value.tobytes()
+        if number == 4:
+            continue  # killed before it was written: its vector never left
+        mine.keep_control(RUN, restarted)
+        counted = number if number % 3 else counted
+    path = tmp_path / RUN.hex() / "control"
+    assert path.stat().st_mode & 0o077 == 0
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ResumeMismatch, match="control variate"):
+        books(tmp_path).control(RUN, 5)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,7 @@
 import numpy as np
 import pytest
 
-from privfed_dpo.engine.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from privfed_dpo.engine.events import MetricsRow
 from privfed_dpo.errors import ResumeMismatch
 from privfed_dpo.server_update import ServerState, ServerUpdate
@@ -63,16 +58,3 @@ def test_any_flipped_byte_and_any_cut_is_noticed(tmp_path, checkpoint):
 def test_a_missing_checkpoint_says_so(tmp_path):
     with pytest.raises(ResumeMismatch, match="nothing"):
         load(tmp_path)
-
-
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    target = tmp_path / "file"
-    write_atomically(target, b"old")
-
-    def crash(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", crash)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(target, b"new")
-    assert target.read_bytes() == b"old"
