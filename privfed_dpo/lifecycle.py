@@ -31,7 +31,6 @@ from privfed_dpo.inputs import load_inputs
 from privfed_dpo.label_secret import LABELS_FILE, LabelSecret
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.observe.environment import environment_facts
-from privfed_dpo.observe.recorder import RunRecorder
 from privfed_dpo.observe.run_folder import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -41,6 +40,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
+from privfed_dpo.observe.tensorboard import keepers, require_watchers
 from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import Carrier
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
@@ -79,6 +79,7 @@ def train(
     Raises:
         PrivFedError: see its subclasses. A ledger that exists is complete whatever happens.
     """
+    require_watchers(config)
     folder = new_run_folder(config) if folder is None else folder
     coins = _toss_pair_coins(config, entropy)
     labels = LabelSecret.draw(entropy) if config.privacy.label_epsilon is not None else None
@@ -109,7 +110,7 @@ def train(
         keys = enrolment.public_facts(assembly.plan.facts.client_names)
         header = ledger_header(assembly, run_id, folder, keys)
         ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
-        told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
+        told = (*keepers(folder, config), *observers)
         run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
         return _Simulation(run, enrolment).play(run.begin(checkpoint))
 
@@ -138,7 +139,7 @@ def resume(
             "the run folder", expected=str(folder / LEDGER_FILE), found="no such file"
         )
     ledger = Ledger.open(folder / LEDGER_FILE)
-    told: tuple[Observer, ...] = (RunRecorder(folder), *observers)
+    told = (*keepers(folder, load_config(folder / CONFIG_FILE)), *observers)
     if ledger.status is not None:
         summary = complete_ending(folder)
         if summary is not None:

@@ -59,6 +59,11 @@ class RunConfig(Section):
         description="folder for warmed-up models, reference log-probabilities and, if it is given, "
         "token ids; null is ~/.cache/privfed-dpo, without token ids",
     )
+    tensorboard: bool = Field(
+        False,
+        description="write each row also for TensorBoard, under tensorboard/ in the run folder; "
+        "needs the extra `tensorboard`",
+    )
 
 
 class PrivacyConfig(Section):

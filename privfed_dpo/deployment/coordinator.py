@@ -40,7 +40,6 @@ from privfed_dpo.errors import ConfigError, ResumeMismatch
 from privfed_dpo.inputs import Inputs
 from privfed_dpo.mechanism.keystream import Entropy
 from privfed_dpo.observe.environment import environment_facts
-from privfed_dpo.observe.recorder import RunRecorder
 from privfed_dpo.observe.run_folder import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -50,6 +49,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
     write_text_atomic,
 )
+from privfed_dpo.observe.tensorboard import keepers, require_watchers
 from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.frames import LocalSocketError, listen
 from privfed_dpo.wire.relay_carrier import Delivery, RelayCarrier
@@ -88,6 +88,7 @@ def serve(
     Raises:
         PrivFedError: see its subclasses. A ledger that exists is complete whatever happens.
     """
+    require_watchers(config)
     folder = new_run_folder(config) if folder is None else folder
     parties = _Parties.load(config)
     assembly = assemble(config, inputs=_inputs(config, parties.roster))
@@ -106,7 +107,7 @@ def serve(
     save_checkpoint(folder / CHECKPOINT_FOLDER, checkpoint)
     header = ledger_header(assembly, run_id, folder, parties.roster.public_facts())
     ledger = Ledger.create(folder / LEDGER_FILE, header, signer=parties.identity.sign)
-    told = _told(folder, journal, observers)
+    told = _told(folder, config, journal, observers)
     run = Coordination(assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy)
     return _play(run, parties, run.begin(checkpoint), journal)
 
@@ -128,7 +129,7 @@ def resume_deployed(
     ledger = Ledger.open(folder / LEDGER_FILE, signer=parties.identity.sign)
     for name in (LOG_FILE, TRAFFIC_FILE):
         cut_torn_line(folder / name)
-    told = _told(folder, journal, observers)
+    told = _told(folder, config, journal, observers)
     if ledger.status is not None:
         summary = complete_ending(folder)
         if summary is not None:
@@ -149,10 +150,12 @@ def resume_deployed(
     return _play(run, parties, run.recover(checkpoint), journal)
 
 
-def _told(folder: Path, journal: Journal, observers: Sequence[Observer]) -> Sequence[Observer]:
+def _told(
+    folder: Path, config: Config, journal: Journal, observers: Sequence[Observer]
+) -> Sequence[Observer]:
     """Everybody who listens, the recorder first: the report reads what it wrote."""
-    kept = (RunRecorder(folder), live_report(folder, time.monotonic), journal_of_rounds(journal))
-    return (*kept, *observers)
+    kept = (live_report(folder, time.monotonic), journal_of_rounds(journal))
+    return (*keepers(folder, config), *kept, *observers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from examples import demo_flower
+from examples.flower_processes import Cast
 from privfed_dpo.config import load_config
 from privfed_dpo.deployment.coordinator import plan_deployed
 from privfed_dpo.observe.run_folder import read_rows
@@ -51,7 +52,20 @@ def test_whoever_was_killed_dropped_out_of_that_phase_and_came_back(played):
     assert (5, 3) not in answered
 
 
+def test_nodes_that_do_not_belong_here_are_named_in_a_log_and_never_asked(played):
+    """One with a key that nobody registered, one that trusts another authority's certificate."""
+    folder, run = played
+    superlink = (folder / "superlink.log").read_text()
+    assert "No SuperNode found with the given public key" in superlink
+    refused = (folder / "supernode-mistrustful.log").read_text()
+    assert "CERTIFICATE_VERIFY_FAILED" in refused
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    joined = {line["client"] for line in log if line["event"] == "joined"}
+    assert joined == {f"user-00{number}" for number in range(5)}
+    assert not [line for line in log if line["event"] == "did not join"]
+
+
 def test_no_process_is_left(played):
     folder, _ = played
-    assert demo_flower.Cast(folder).ours() == []
+    assert Cast(folder).ours() == []
     assert os.path.isdir(folder)

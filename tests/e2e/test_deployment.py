@@ -1,6 +1,8 @@
 """A deployment on one machine: each party has its own folder, and bytes are all they share."""
 
+import base64
 import json
+import secrets
 from collections import Counter
 
 import pytest
@@ -36,21 +38,30 @@ def interrupted(tmp_path_factory):
         tmp_path_factory.mktemp("deployment") / "d",
         "privacy.dropout_tolerance=1",
         "deployment.join_seconds=0.5",
+        "run.tensorboard=true",
         clients=5,
     )
     name, policy = sorted(deployment.policies.items())[2]
     rules = yaml.safe_load(policy.read_text())
     policy.write_text(yaml.safe_dump(rules | {"limits": {"max_epsilon": 1.0}}))
     config = load_config(deployment.config)
+    drawn = []
+
+    def entropy(count):
+        drawn.append(secrets.token_bytes(count))
+        return drawn[-1]
 
     def die(event):
         if isinstance(event, RoundFinished) and event.row.round == 1:
             raise Killed
 
-    with Stage(deployment) as stage:
+    with Stage(deployment, entropy=entropy) as stage:
         with pytest.raises(Killed):
-            serve(config, journal=stage.journal, observers=[die])
-        folder = resume_deployed(deployment.folder / "server" / "run", journal=stage.journal)
+            serve(config, journal=stage.journal, observers=[die], entropy=entropy)
+        folder = resume_deployed(
+            deployment.folder / "server" / "run", journal=stage.journal, entropy=entropy
+        )
+    stage.drawn = drawn
     return deployment, stage, folder, name
 
 
@@ -65,7 +76,7 @@ def test_a_run_ends_with_a_model_and_an_epsilon_a_stranger_can_recompute(interru
         plan.epsilons[plan.schedule.headline].certified, rel=1e-3
     )
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
-    assert "report.html" in {path.name for path in folder.iterdir()}
+    assert {"report.html", "tensorboard"} <= {path.name for path in folder.iterdir()}
 
 
 def test_rounds_go_on_without_the_client_that_refused(interrupted):
@@ -121,6 +132,25 @@ def test_the_coordinator_s_folder_holds_nothing_of_the_clients(interrupted):
     for path in (deployment.folder / "server").rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not [word for word in private if word in content], path
+
+
+def test_no_log_holds_key_material(interrupted):
+    """Nothing drawn for keys, masks, noise or nonces, nor an identity, in any usual spelling."""
+    deployment, stage, folder, _ = interrupted
+    kept = deployment.folder.glob("*/state/identity.key")
+    identities = [*kept, deployment.folder / "server" / "coordinator.key"]
+    assert len(identities) == 6
+    run_id = json.loads((folder / "ledger.jsonl").read_text().splitlines()[0])["body"]["run_id"]
+    secret = {value for value in stage.drawn if len(value) >= 16} - {bytes.fromhex(run_id)}
+    secret |= {path.read_bytes() for path in identities}
+    assert len(secret) > 50
+    logs = [path for path in folder.rglob("*") if path.suffix in {".jsonl", ".json", ".html"}]
+    assert {path.name for path in logs} >= {"traffic.jsonl", "metrics.jsonl", "report.html"}
+    text = b"".join(path.read_bytes() for path in logs) + json.dumps(stage.told).encode()
+    assert run_id.encode() in text, "what is looked for would be found"
+    for value in secret:
+        spelt = {value, value.hex().encode(), base64.b64encode(value).rstrip(b"=")}
+        assert not [form for form in spelt if form in text]
 
 
 def test_an_ended_run_and_a_changed_roster_are_not_resumed(interrupted):

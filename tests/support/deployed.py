@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 
 from privfed_dpo.config.client_policy import load_policy
@@ -15,8 +16,10 @@ from tests.support.socket_post import SocketPost
 class Stage:
     """The deployment's clients and relay, each in a thread; the coordinator is the test's."""
 
-    def __init__(self, deployment, lose=lambda letter: False, post=None):
-        self.deployment, self.told = deployment, []
+    def __init__(
+        self, deployment, lose=lambda letter: False, post=None, entropy=secrets.token_bytes
+    ):
+        self.deployment, self.told, self.entropy = deployment, [], entropy
         self.post = post or SocketPost(deployment.sockets, lose)
         self.clients = {}
 
@@ -40,7 +43,11 @@ class Stage:
         thread = threading.Thread(
             target=serve_client,
             args=(load_policy(self.deployment.policies[name]),),
-            kwargs={"journal": self.journal, "go_on": lambda: not stopped.is_set()},
+            kwargs={
+                "journal": self.journal,
+                "entropy": self.entropy,
+                "go_on": lambda: not stopped.is_set(),
+            },
             daemon=True,
         )
         thread.start()

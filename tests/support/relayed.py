@@ -36,8 +36,10 @@ def _serve(listener, handle):
 
 
 @contextlib.contextmanager
-def relayed(post, numbers, *, seconds=20.0, note=lambda _delivery: None, limit=LIMIT_BYTES):
-    """A carrier whose relay runs over `post`; clients' addresses are their numbers."""
+def relayed(
+    post, numbers, *, address=str, seconds=20.0, note=lambda _delivery: None, limit=LIMIT_BYTES
+):
+    """A carrier whose relay runs over `post`; `address` leads from a client's number to its node."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "coordinator.sock"
         listener = listen(path)
@@ -47,7 +49,7 @@ def relayed(post, numbers, *, seconds=20.0, note=lambda _delivery: None, limit=L
         relay = Relay(post, path, poll_seconds=0.002)
         thread = threading.Thread(target=relay.run, daemon=True)
         thread.start()
-        addresses = {number: str(number) for number in numbers}
+        addresses = {number: address(number) for number in numbers}
         try:
             while not carrier.members >= set(addresses.values()):
                 carrier.wait(1.0)
