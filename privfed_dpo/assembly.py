@@ -16,7 +16,7 @@ import torch
 from privfed_dpo.audit.pair_canaries import PairCanaries, PairCoins, canary_slots, write_canaries
 from privfed_dpo.config import Config
 from privfed_dpo.data.token_cache import PairTokenizer
-from privfed_dpo.data.tokenize import TokenizedPair
+from privfed_dpo.data.tokenize import TokenizedPair, note_full_windows
 from privfed_dpo.dpo.local_policy import LocalPolicy
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.dpo.reference import ReferenceLogprobs
@@ -329,6 +329,7 @@ def _held_out(
     chosen = choose_held_out(len(inputs.held_out), config.evaluation.pairs, seed=config.run.seed)
     raw = [inputs.held_out[i] for i in chosen]
     pairs = tokenize(raw)
+    note_full_windows(pairs, tokenize.max_length)
     return HeldOutPairs(
         pairs=pairs,
         reference=reference(pairs),

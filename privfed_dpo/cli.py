@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,43 +14,35 @@ import typer
 from rich.console import Console
 
 from accounting import AccountingError, BudgetExceeded
+from privfed_dpo import __version__
 from privfed_dpo.commands.costs import calibrate, epsilon
 from privfed_dpo.commands.deployment import client, enrol, refuse_simulation
+from privfed_dpo.commands.help_pages import OneScreenCommand, OneScreenGroup, complete_override
+from privfed_dpo.commands.keys import keys
 from privfed_dpo.commands.resumption import require_run, resumable
 from privfed_dpo.commands.secagg import secagg
+from privfed_dpo.commands.terminal import escaped, quieten, standard_error
 from privfed_dpo.config import Config, load_config
-from privfed_dpo.config.reference import key_help
 from privfed_dpo.errors import ConfigError, PrivFedError
 from secure_agg import SecAggError
 
+_PROGRAM = "privfed-dpo"
+
 app = typer.Typer(
-    name="privfed-dpo",
-    help="Differentially private, securely aggregated, distributed preference optimization.",
+    name=_PROGRAM,
+    cls=OneScreenGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-_QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_VERBOSITY": "error",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""What keeps libraries from writing into the progress display; whoever sets one has the say."""
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
-_KEYS = "Keys, as section.key=value (default; meaning):\n\n" + "\n\n".join(
-    _escaped(f"{name}={default}  {meaning}") for name, default, meaning in key_help()
-)
+_command = partial(app.command, cls=OneScreenCommand)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file, such as configs/quickstart.yaml")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value, applied over the file")
+    list[str] | None,
+    typer.Argument(
+        help="section.key=value, over the file; see privfed-dpo keys",
+        autocompletion=complete_override,
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder written by train")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for machines")]
@@ -58,12 +50,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object for 
 
 def main() -> None:
     """Run the command line; never shows a traceback for a mistake of the user."""
-    _quieten()
-    sys.exit(_run(lambda: app(standalone_mode=False)))
+    with warnings.catch_warnings():
+        quieten()
+        code = _run(lambda: app(prog_name=_PROGRAM, standalone_mode=False))
+    sys.exit(code)
 
 
 def _run(command: Callable[[], object]) -> int:  # noqa: C901, PLR0911 - one exit per kind of end
-    stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+    stderr = standard_error()
     try:
         outcome = command()
     except ConfigError as error:
@@ -99,23 +93,15 @@ def _run(command: Callable[[], object]) -> int:  # noqa: C901, PLR0911 - one exi
 
 
 def _complain(stderr: Console, text: str, advice: str) -> None:
-    stderr.print(f"[bold red]error:[/] {_escaped(text)}")
+    stderr.print(f"[bold red]error:[/] {escaped(text)}")
     if advice:
-        stderr.print(f"[dim]{_escaped(advice)}[/]")
+        stderr.print(f"[dim]{escaped(advice)}[/]")
 
 
 def _listed(problems: tuple[str, ...]) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n".join([f"{len(problems)} problems", *(f"  - {problem}" for problem in problems)])
-
-
-def _quieten() -> None:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    warnings.filterwarnings(
-        "ignore", message=r".*is_gradient_checkpointing", category=FutureWarning
-    )
 
 
 def _config(path: Path, overrides: list[str] | None, run_dir: Path | None = None) -> Config:
@@ -128,16 +114,31 @@ def _config(path: Path, overrides: list[str] | None, run_dir: Path | None = None
         ) from error
 
 
-@app.command()
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+    if wanted:
+        typer.echo(f"{_PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Differentially private, securely aggregated, distributed preference optimization."""
+
+
+@_command()
 def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would promise and cost, before any compute."""
+    resolved = _config(config, overrides)
     from privfed_dpo import lifecycle
     from privfed_dpo.deployment.coordinator import plan_deployed
     from privfed_dpo.engine.network_privacy import describe_pairwise
     from privfed_dpo.observe.plan_table import render_plan
     from privfed_dpo.policy import process_memory
 
-    resolved = _config(config, overrides)
     make = lifecycle.plan if resolved.deployment.roster is None else plan_deployed
     promised = make(resolved)
     network = {"network_privacy": describe_pairwise(promised)}
@@ -148,14 +149,15 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
         Console().print(render_plan(facts))
 
 
-app.command()(epsilon)
-app.command()(calibrate)
-app.command()(secagg)
-app.command()(enrol)
-app.command()(client)
+_command()(keys)
+_command()(epsilon)
+_command()(calibrate)
+_command()(secagg)
+_command()(enrol)
+_command()(client)
 
 
-@app.command(epilog=_KEYS)
+@_command()
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -163,7 +165,7 @@ def train(
         Path | None, typer.Option("--run-dir", help="run folder to create (run.dir)")
     ] = None,
 ) -> None:
-    """Train privately; leaves a run folder with adapter, ledger, metrics and report."""
+    """Train; leaves a run folder: adapter, ledger, metrics, report."""
     resolved = _config(config, overrides, run_dir)
     refuse_simulation(resolved)
     from privfed_dpo import lifecycle
@@ -176,7 +178,7 @@ def train(
     _tell_where(folder)
 
 
-@app.command()
+@_command()
 def server(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -184,7 +186,7 @@ def server(
         Path | None, typer.Option("--run-dir", help="run folder to create (run.dir)")
     ] = None,
 ) -> None:
-    """Coordinate clients on other machines; leaves a run folder as train does."""
+    """Train with clients on other machines; leaves a run folder, too."""
     resolved = _config(config, overrides, run_dir)
     from privfed_dpo.deployment.coordinator import serve
     from privfed_dpo.deployment.journal import in_folder
@@ -197,9 +199,9 @@ def server(
     _tell_where(folder)
 
 
-@app.command()
+@_command()
 def resume(run: RunFolder) -> None:
-    """Go on with an interrupted run; nothing random is used twice, nothing spent is forgotten."""
+    """Go on with an interrupted run; what it spent is not forgotten."""
     require_run(run)
     from privfed_dpo import lifecycle
     from privfed_dpo.deployment.coordinator import is_deployed, resume_deployed
@@ -220,7 +222,7 @@ def _tell_where(run: Path) -> None:
     typer.echo(f"run folder: {run}")
 
 
-@app.command()
+@_command()
 def report(run: RunFolder) -> None:
     """Write report.html of a run again, from its folder alone."""
     from privfed_dpo.report.page import write_report
@@ -228,7 +230,7 @@ def report(run: RunFolder) -> None:
     typer.echo(str(write_report(run)))
 
 
-@app.command()
+@_command()
 def verify(
     run: RunFolder,
     head: Annotated[
@@ -236,7 +238,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute epsilon from the ledger alone; fails if anything was altered."""
+    """Recompute epsilon from the ledger; fails if anything was altered."""
     from privfed_dpo.verification import verify_run
 
     verdict = verify_run(run, known_head=head)
@@ -248,7 +250,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@_command()
 def sweep(  # noqa: PLR0917 - options of a command
     file: Annotated[Path, typer.Argument(help="YAML file, such as configs/sweeps/smoke.yaml")],
     folder: Annotated[
@@ -287,7 +289,7 @@ def sweep(  # noqa: PLR0917 - options of a command
         raise typer.Exit(1)
 
 
-@app.command()
+@_command()
 def audit(
     run: Annotated[Path | None, typer.Argument(help="a run folder written by train")] = None,
     self_test: Annotated[
@@ -296,7 +298,7 @@ def audit(
     seeds: Annotated[int, typer.Option(min=1, help="self-test: runs of the correct build")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Try to prove a run's epsilon wrong with its canaries; fails if that succeeds."""
+    """Try to prove a run's epsilon wrong; fails if that succeeds."""
     if self_test == (run is not None):
         raise ConfigError(("audit takes either a run folder or --self-test",))
     from privfed_dpo.commands import audit as command

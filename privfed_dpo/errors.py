@@ -19,6 +19,10 @@ class PrivFedError(Exception):
         self.advice = advice
 
 
+class InputNotice(UserWarning):
+    """Something about the input that is worth knowing and no reason to stop."""
+
+
 class ConfigError(PrivFedError):
     """The configuration is wrong; carries every problem found, not only the first."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.engine.objective import trained_loss
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
+from privfed_dpo.model.device import device_of, free_bytes, require_room_for_base, total_bytes
 from privfed_dpo.model.loading import LoadedModel, ModelSpec, empty_model, load_model
 from privfed_dpo.model.sharding import sharded_memory
 from privfed_dpo.model.tiny import TINY_LLAMA
@@ -114,25 +116,34 @@ def make_policy(config: Config, plan: RunPlan, adapter: Adapter, *, max_length: 
     """
     gradients = build_gradients(config, adapter, plan.sums.micro_batch_pairs or 1)
     policy = LocalPolicy(adapter, gradients, plan.sums.method)
-    if wants_fitting(plan):
-        gradients.micro_batch_pairs = fitting_pairs(plan, policy.step_memory(max_length))
+    settle_micro_batch(gradients, plan, lambda: policy.step_memory(max_length))
     return policy
 
 
-def wants_fitting(plan: RunPlan) -> bool:
-    """Whether the plan leaves the micro-batch to what fits into memory."""
-    return plan.sums.micro_batch_pairs is None and plan.sums.memory_bytes is not None
+def settle_micro_batch(
+    gradients: PairGradients, plan: RunPlan, measure: Callable[[], StepMemory]
+) -> None:
+    """Take the micro-batch that fits where the plan leaves it open; else see that a GPU holds it.
 
+    Memory would otherwise run out in the first round, which is then paid for.
 
-def fitting_pairs(plan: RunPlan, memory: StepMemory) -> int:
-    """Return the largest micro-batch that fits into the plan's memory and that a client can fill.
+    Args:
+        gradients: whose micro-batch it is.
+        plan: its size, or the memory that it may take.
+        measure: what micro-batches of the longest possible pairs take.
 
     Raises:
-        ModelError: not even one pair fits.
+        ModelError: not even one pair fits; or, on a GPU, not as many as the plan says.
     """
-    room = plan.sums.memory_bytes
+    free = free_bytes(gradients.adapter.device)
+    limits = [room for room in (plan.sums.memory_bytes, free) if room is not None]
     most = max(plan.facts.client_pairs)
-    return most if room is None else min(memory.largest_micro_batch(room), most)
+    if plan.sums.micro_batch_pairs is None:
+        fitting = measure().largest_micro_batch(min(limits)) if limits else most
+        gradients.micro_batch_pairs = min(fitting, most)
+    elif free is not None:
+        wanted = min(plan.sums.micro_batch_pairs, most)
+        measure().require(wanted, free)
 
 
 def cache_folder(config: Config) -> Path:
@@ -141,6 +152,27 @@ def cache_folder(config: Config) -> Path:
         return Path(config.run.cache_dir)
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "privfed-dpo"
+
+
+def _require_room(config: Config) -> None:
+    """Refuse a GPU that is too small for the base, before weights are read."""
+    device = device_of(config.model.device)
+    room = total_bytes(device)
+    if room is None:
+        return
+    base = empty_model(model_spec(config))
+
+    def held(**changes: object) -> int:
+        model = config.model.model_copy(update=changes)
+        return base_bytes(config.model_copy(update={"model": model}), base)
+
+    shared = process_memory(config)
+    needed = sum(shared.values()) if shared else base_bytes(config, base)
+    narrow = ("model.dtype=bfloat16", "model.quantization=8bit", "model.quantization=4bit")
+    changes = ({"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"})
+    sizes = [held(**change) for change in changes]
+    alternatives = {} if shared else dict(zip(narrow, sizes, strict=True))
+    require_room_for_base(device, room, needed, alternatives)
 
 
 def load_base(config: Config, task: SyntheticTask | None, base_folder: Path | None) -> LoadedModel:
@@ -156,6 +188,7 @@ def load_base(config: Config, task: SyntheticTask | None, base_folder: Path | No
     """
     spec = model_spec(config)
     if task is None or spec.base != TINY_LLAMA:
+        _require_room(config)
         return load_model(spec)
     if base_folder is not None and (base_folder / "config.json").is_file():
         return load_model(replace(spec, base=str(base_folder)))

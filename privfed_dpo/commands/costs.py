@@ -44,9 +44,7 @@ class Batches(StrEnum):
     SHUFFLED = "shuffled"
 
 
-SampleRate = Annotated[
-    float, typer.Option(help="probability that a pair joins one step; mode user ignores it")
-]
+SampleRate = Annotated[float, typer.Option(help="of pairs in a step; not in mode user")]
 Steps = Annotated[int, typer.Option(help="rounds that one client takes part in")]
 LocalSteps = Annotated[int, typer.Option(help="noisy steps of a client in one round")]
 Delta = Annotated[float, typer.Option(help="failure probability")]
@@ -54,46 +52,34 @@ ModeName = Annotated[Mode, typer.Option(help="who adds the noise")]
 Cohort = Annotated[int, typer.Option(help="clients of a round")]
 Dropouts = Annotated[int, typer.Option(help="drop-outs that must cost no privacy")]
 Colluders = Annotated[int, typer.Option(help="clients that may help the server")]
-BatchKind = Annotated[
-    Batches, typer.Option(help="shuffled: one use per epoch, no amplification; or poisson")
-]
+BatchKind = Annotated[Batches, typer.Option(help="of a client")]
 Clients = Annotated[
     int | None,
-    typer.Option(
-        help="mode user: enrolled clients, of which each round's cohort is a secret Poisson "
-        "sample; lowers epsilon against outsiders only, while cohorts and aborts stay secret"
-    ),
+    typer.Option(help="mode user with secret Poisson cohorts: all clients"),
 ]
 Rounds = Annotated[
     int | None,
-    typer.Option(
-        help="with --clients or --record-copies: rounds of the whole run; default: --steps"
-    ),
+    typer.Option(help="of the whole run; --steps if not given"),
 ]
 Copies = Annotated[
     int,
-    typer.Option(help="times that one record may stand in the data of all clients", min=1),
+    typer.Option(help="how often one record may be in the data", min=1),
 ]
 SensitivitySteps = Annotated[
     float | None,
-    typer.Option(
-        help="grid steps per max_grad_norm: price integer noise, and add a bound (RDP of the "
-        "integer noise itself) that does without continuous noise"
-    ),
+    typer.Option(help="grid steps per clip norm: prices integers"),
 ]
-Noise = Annotated[NoiseKind, typer.Option(help="with --sensitivity-steps: law of the noise")]
+Noise = Annotated[NoiseKind, typer.Option(help="on a grid")]
 Certifying = Annotated[
     Accounting,
-    typer.Option(help="what certifies; rdp needs --sensitivity-steps, and skellam needs rdp"),
+    typer.Option(help="rdp needs a grid"),
 ]
-Dimension = Annotated[int, typer.Option(help="with --sensitivity-steps: trained parameters")]
+Dimension = Annotated[int, typer.Option(help="on a grid: trained parameters")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
 def epsilon(  # noqa: PLR0917 - options of a command
-    noise_multiplier: Annotated[
-        float, typer.Option(help="noise on the sum over max_grad_norm, as guaranteed")
-    ],
+    noise_multiplier: Annotated[float, typer.Option(help="noise on the sum over the clip norm")],
     steps: Steps,
     sample_rate: SampleRate = 1.0,
     delta: Delta = 1e-5,
@@ -112,7 +98,7 @@ def epsilon(  # noqa: PLR0917 - options of a command
     accounting: Certifying = Accounting.REDUCTION,
     as_json: AsJson = False,
 ) -> None:
-    """Price a mechanism: epsilon for every adversary, by two accountants."""
+    """Price a mechanism against every adversary, without any run."""
     copies = _record_copies(mode, record_copies, rounds or steps)
     releases = _releases(mode, sample_rate, steps, local_steps, batches, copies)
     secret = _secret_cohort(mode, cohort, clients, rounds or steps)
@@ -150,7 +136,7 @@ def calibrate(  # noqa: PLR0917 - options of a command
     accounting: Certifying = Accounting.REDUCTION,
     as_json: AsJson = False,
 ) -> None:
-    """Find the least noise that meets a target, with the certificate that it is the least."""
+    """Find the least noise that meets a target, and show that it is."""
     copies = _record_copies(mode, record_copies, rounds or steps)
     releases = _releases(mode, sample_rate, steps, local_steps, batches, copies)
     secret = _secret_cohort(mode, cohort, clients, rounds or steps)

@@ -30,7 +30,7 @@ def secagg(  # noqa: PLR0917 - options of a command
     seed: Annotated[int, typer.Option(help="decides vectors and who vanishes")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Run a real round of secure aggregation here and show what each phase cost."""
+    """Run one real secure sum here and show what each phase cost."""
     outcome = rehearse(
         clients=clients,
         dimension=dim,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except OSError as error:
         raise ConfigError(
             (f"cannot read the config {path}: {error.strerror}",),
-            advice="Give the path of a YAML file, such as configs/quickstart.yaml.",
+            advice=f"Give the path of a YAML file, such as {_example()}.",
         ) from error
     return parse_config(text, overrides, source=str(path))
+
+
+def _example() -> Path:
+    """A config that exists here: in a checkout, or where installing put it."""
+    name = Path("configs/quickstart.yaml")
+    shipped = Path(sysconfig.get_path("data")) / "share" / "privfed-dpo" / name
+    return shipped if shipped.is_file() and not name.is_file() else name
 
 
 def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "config") -> Config:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -26,16 +28,21 @@ def reference_yaml() -> str:
 
 def key_help() -> list[tuple[str, str, str]]:
     """Return (dotted name, default as YAML, description) of every key, in order."""
-    return list(_keys(Config, ""))
+    return [(name, _default(field), _description(field)) for name, field in _fields(Config, "")]
 
 
-def _keys(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+def key_choices() -> dict[str, tuple[str, ...]]:
+    """Return the values of every key that takes one of a few, as YAML words."""
+    return {name: words for name, field in _fields(Config, "") if (words := _words(field))}
+
+
+def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
         below = subsection(field)
         if below is not None:
-            yield from _keys(below, f"{prefix}{name}.")
+            yield from _fields(below, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", _default(field), _description(field)
+            yield f"{prefix}{name}", field
 
 
 def _section_lines(section: type[BaseModel], depth: int) -> Iterator[str]:
@@ -66,3 +73,13 @@ def _choices(field: FieldInfo) -> str:
     arguments = getattr(field.annotation, "__args__", ())
     words = [str(a) for a in arguments if isinstance(a, (str, int))]
     return " | ".join(words)
+
+
+def _words(field: FieldInfo) -> tuple[str, ...]:
+    """What may be written: named values, switches, and null where it is allowed."""
+    one = get_origin(field.annotation) not in (Union, UnionType)
+    kinds = (field.annotation,) if one else get_args(field.annotation)
+    named = [str(a) for kind in kinds if get_origin(kind) is Literal for a in get_args(kind)]
+    if bool in kinds:
+        named += ["true", "false"]
+    return (*named, "null") if named and type(None) in kinds else tuple(named)

@@ -1,6 +1,6 @@
 """The configuration tree: every key with its type, range, unit and default.
 
-The descriptions are the documentation: `train --help` and `configs/reference.yaml` are made from
+The descriptions are the documentation: `keys` and `configs/reference.yaml` are made from
 them. A value here is a wish; what a run really does stands in its plan.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 
 from privfed_dpo.data.pairs import ChatMessage, PreferencePair, Text
-from privfed_dpo.errors import DataError
+from privfed_dpo.errors import DataError, InputNotice
 
 Ids = tuple[int, ...]
 
@@ -73,6 +74,27 @@ def pair_key(prompt: Ids, chosen: Ids, rejected: Ids) -> str:
         for token in ids:
             digest.update(token.to_bytes(8, "big"))
     return digest.hexdigest()
+
+
+def note_full_windows(pairs: Sequence[TokenizedPair], max_length: int) -> None:
+    """Warn where public pairs fill the whole window, since what is longer was cut.
+
+    Args:
+        pairs: tokenized, of public data only: the note counts them.
+        max_length: the limit they were tokenized with.
+    """
+    full = [p for p in pairs if len(p.prompt) + max(len(p.chosen), len(p.rejected)) >= max_length]
+    if not full:
+        return
+    alike = sum(pair.chosen == pair.rejected for pair in full)
+    same = f" {alike} of them end with two equal answers and show nothing." if alike else ""
+    warnings.warn(
+        f"{len(full)} of {len(pairs)} held-out pairs fill the whole window of {max_length} tokens: "
+        f"what is longer is cut, prompts first and on the left.{same} Private pairs are cut alike. "
+        "The window is data.max_length, or the model's own where that is smaller.",
+        InputNotice,
+        stacklevel=2,
+    )
 
 
 def tokenize_pairs(

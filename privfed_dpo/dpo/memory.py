@@ -54,9 +54,31 @@ class StepMemory:
             raise ModelError(
                 f"One pair needs about {self.peak_bytes(1) / 2**20:.0f} MiB beside the model, "
                 f"more than the {budget_bytes / 2**20:.0f} MiB there are.",
-                advice="Switch gradient_checkpointing on, shorten pairs, or allow more memory.",
+                advice="Switch dpo.gradient_checkpointing on, shorten pairs (data.max_length), "
+                "take a smaller model, or allow more memory.",
             )
         return pairs
+
+    def require(self, pairs: int, budget_bytes: int) -> None:
+        """Refuses a micro-batch that does not fit.
+
+        Args:
+            pairs: its size, >= 1.
+            budget_bytes: memory left beside the model.
+
+        Raises:
+            ModelError: says how many pairs fit.
+        """
+        fitting = self.largest_micro_batch(budget_bytes)
+        if fitting < pairs:
+            raise ModelError(
+                f"A micro-batch of {pairs} pairs needs about "
+                f"{self.peak_bytes(pairs) / 2**20:.0f} MiB beside the model, more than the "
+                f"{budget_bytes / 2**20:.0f} MiB there are.",
+                advice=f"Set dpo.micro_batch_pairs={fitting}; it changes memory, not what is "
+                "summed. Or shorten pairs (data.max_length), or switch "
+                "dpo.gradient_checkpointing on.",
+            )
 
 
 def measure_step_memory(
@@ -88,6 +110,13 @@ def measure_step_memory(
             reference = np.zeros((count, 2), dtype=np.float32)
             run = functools.partial(sums, pairs, reference)
             peaks.append(peak_bytes(run, gradients.adapter.device))
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"The memory of {gradients.adapter.device} holds no micro-batch of {count} pairs of "
+            f"{prompt_tokens + completion_tokens} tokens beside the model.",
+            advice="Switch dpo.gradient_checkpointing on, shorten pairs (data.max_length), or take "
+            "a smaller model.",
+        ) from error
     finally:
         gradients.micro_batch_pairs = kept
     few, many = _PROBE_PAIRS

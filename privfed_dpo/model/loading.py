@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from privfed_dpo.errors import ModelError
+from privfed_dpo.model.device import device_of
 from privfed_dpo.model.fingerprint import fingerprint_model
 from privfed_dpo.model.quantization import Quantization, quantized_loading
 from privfed_dpo.model.tiny import SPECIAL_TOKENS, TINY_LLAMA, build_word_tokenizer
@@ -118,6 +119,7 @@ def load_model(spec: ModelSpec, *, vocabulary: Sequence[str] | None = None) -> L
     Raises:
         ModelError: nothing usable under that name; says what to do.
     """
+    device = device_of(spec.device)
     if spec.base == TINY_LLAMA:
         model, tokenizer = _make_tiny(spec, vocabulary)
     else:
@@ -127,7 +129,7 @@ def load_model(spec: ModelSpec, *, vocabulary: Sequence[str] | None = None) -> L
     model.requires_grad_(False)
     model.eval()
     if spec.quantization == "none":  # quantized weights were put in place while loading
-        model.to(_device_of(spec))
+        model.to(device)
     return LoadedModel(model, tokenizer, fingerprint_model(model, tokenizer))
 
 
@@ -193,7 +195,8 @@ def _make_tiny(
 
 
 def _load_checkpoint(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    held = quantized_loading(spec.quantization, dtype=_dtype_of(spec), device=_device_of(spec))
+    device = device_of(spec.device)
+    held = quantized_loading(spec.quantization, dtype=_dtype_of(spec), device=device)
     with _loading(spec):
         config = AutoConfig.from_pretrained(spec.base, revision=spec.revision)
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -289,17 +292,3 @@ def _dtype_of(spec: ModelSpec) -> torch.dtype:
 
 def _kernel(spec: ModelSpec) -> dict[str, Any]:
     return {} if spec.attention == "auto" else {"attn_implementation": spec.attention}
-
-
-def _device_of(spec: ModelSpec) -> torch.device:
-    if spec.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(spec.device)
-    except RuntimeError as error:
-        raise ModelError(
-            f"{spec.device!r} is not a device.", advice="Use cpu, cuda, cuda:0 or auto."
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("No CUDA device is available.", advice="Set model.device to cpu.")
-    return device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
@@ -85,6 +86,8 @@ def work(spec: WorkerSpec, rank: int, folder: Path, pipe: Connection) -> None:
         pipe: to the first process: orders come in; `READY`, or why not, goes out.
     """
     _end_with_parent()
+    # Ctrl-C in a terminal reaches every process; the first one decides, and hangs up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if spec.config.run.threads is not None:
             torch.set_num_threads(spec.config.run.threads)

@@ -33,7 +33,7 @@ from privfed_dpo.model.adapters import Adapter
 from privfed_dpo.model.pair_batch import length_ordered_batches
 from privfed_dpo.model.samples import AnswerSample
 from privfed_dpo.model.tiny import TINY_LLAMA
-from privfed_dpo.policy import fitting_pairs, make_policy, wants_fitting
+from privfed_dpo.policy import make_policy, settle_micro_batch
 from privfed_dpo.workers.life import WorkerSpec, join, work
 from privfed_dpo.workers.meeting import GlooPeers, leave_mesh
 from privfed_dpo.workers.pool import Pool
@@ -105,9 +105,7 @@ class SharedPolicy:
         shared._pool, shared._peers = pool, peers
         shared._watch(pool)
         local.gradients.micro_batch_pairs = plan.sums.micro_batch_pairs or 1
-        if wants_fitting(plan):
-            fitting = fitting_pairs(plan, shared.step_memory(max_length))
-            local.gradients.micro_batch_pairs = fitting
+        settle_micro_batch(local.gradients, plan, lambda: shared.step_memory(max_length))
         return shared
 
     @property

@@ -1,11 +1,9 @@
 """Mistakes on the command line: exit code 2, sentences, no traceback."""
 
 import json
-import re
 
 import pytest
 
-from privfed_dpo.config.reference import key_help
 from tests.support import preference_files as files
 from tests.support.command_line import caller, own_data, write_inputs
 
@@ -190,21 +188,3 @@ def test_nothing_to_work_on(run, tmp_path, command):
 )
 def test_usage_errors(run, arguments, sentence):
     run(*arguments).refused(sentence)
-
-
-def test_help_of_train_names_every_key_with_unit_and_default(run):
-    ended = run("train", "--help")
-    assert ended.code == 0
-    words = re.sub(r"\s+", " ", ended.out)
-    keys = key_help()
-    assert len(keys) > 40
-    for name, default, meaning in keys:
-        assert f"{name}={default} {meaning}" in words
-    for unit in ("[tokens]", "[pairs]", "[bits]"):
-        assert unit in ended.out
-
-
-def test_help_lists_the_commands(run):
-    words = run("--help").out
-    for command in ("plan", "train", "resume", "audit", "report", "verify"):
-        assert re.search(rf"\b{command}\b", words)

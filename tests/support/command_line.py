@@ -35,10 +35,15 @@ class Ended:
         assert "Traceback" not in out + err, err
         assert _ESCAPE not in out + err, "colour codes where there is no terminal"
 
+    def succeeded(self):
+        """It did what it should."""
+        assert self.code == 0, self.err
+        return self
+
     def refused(self, *parts, code=2):
         """It failed as it should, saying all of `parts`, and printed no result."""
         assert self.code == code, self.err
-        assert self.out == ""
+        assert self.out == "", self.out
         said = re.sub(r"\s+", " ", self.err)
         for part in parts:
             assert part in said
@@ -64,21 +69,30 @@ def caller(capsys, monkeypatch):
     return call
 
 
-def start_process(folder, *arguments):
-    """Starts the program in `folder`, with no setting that would quieten its libraries."""
+def start_process(folder, *arguments, **more):
+    """Starts the program in `folder`, with no setting that would quieten its libraries.
+
+    `more` goes to the process, its environment over the one of the tests.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(_LIBRARIES) and name not in _FORCING_COLOUR
     }
+    environment |= more.pop("env", {})
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
         env=environment,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
     )
+
+
+def assert_nothing_spent(folder):
+    """No release was booked: there is no run, or none of its rounds began."""
+    ledger = folder / "ledger.jsonl"
+    assert not ledger.exists() or '"kind":"spend"' not in ledger.read_text()
 
 
 def write_inputs(folder):
