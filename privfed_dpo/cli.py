@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,6 @@ import typer
 from rich.console import Console
 
 from accounting import AccountingError, BudgetExceeded
-from privfed_dpo import __version__
 from privfed_dpo.commands.costs import calibrate, epsilon
 from privfed_dpo.commands.deployment import client, enrol, refuse_simulation
 from privfed_dpo.commands.help_pages import OneScreenCommand, OneScreenGroup, complete_override
@@ -116,7 +116,7 @@ def _config(path: Path, overrides: list[str] | None, run_dir: Path | None = None
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
     if wanted:
-        typer.echo(f"{_PROGRAM} {__version__}")
+        typer.echo(f"{_PROGRAM} {metadata.version(_PROGRAM)}")
         raise typer.Exit
 
 
