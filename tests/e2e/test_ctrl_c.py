@@ -15,7 +15,7 @@ from tests.support.command_line import Ended, caller, own_data, start_process, w
 _STUCK = """
 import signal, sys
 from pathlib import Path
-from privfed_dpo.commands.interruption import resumable
+from privfed_dpo.commands.resumption import resumable
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with resumable(Path(sys.argv[1])):
     try:
@@ -103,7 +103,7 @@ def test_a_process_that_ignores_ctrl_c_keeps_ignoring_it(tmp_path):
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from privfed_dpo.commands.interruption import resumable\n"
+        "from privfed_dpo.commands.resumption import resumable\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "with resumable(Path(sys.argv[1])):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
