@@ -49,6 +49,8 @@ def follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[dict[str, o
     """Yield the lines of a log as they come, until its writer ends."""
     wait_for("the coordinator's log", lambda: path.exists() or process.poll() is not None, 300)
     until, place = time.monotonic() + RUN_SECONDS, 0
+    if not path.exists():
+        return
     while time.monotonic() < until:
         ended = process.poll() is not None
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

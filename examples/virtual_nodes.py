@@ -33,7 +33,6 @@ from flwr.superlink.grid import InMemoryGrid
 
 from privfed_dpo.wire.flower.client_app import SOCKET_KEY, app
 
-WORKERS = 4
 Vanishes = Callable[[int, Message], bool]
 """Whether the client with this number, asked this message, goes away instead of answering."""
 
@@ -45,18 +44,24 @@ class CallBackend(Backend):
         vanishes: see `Vanishes`; None answers everything.
         clients: client number by node id.
         state: where a node that goes away is marked as gone.
+        workers: nodes that answer at the same time.
     """
 
     def __init__(
-        self, vanishes: Vanishes | None, clients: Mapping[int, int], state: LinkState
+        self,
+        vanishes: Vanishes | None,
+        clients: Mapping[int, int],
+        state: LinkState,
+        workers: int,
     ) -> None:
         super().__init__({})
+        self._workers = workers
         self._vanishes, self._clients, self._state = vanishes, clients, state
         self._app_fn: Callable[[], ClientApp] | None = None
 
     @property
     def num_workers(self) -> int:
-        return WORKERS
+        return self._workers
 
     def build(self, app_fn: Callable[[], ClientApp]) -> None:
         self._app_fn = app_fn
@@ -102,13 +107,14 @@ class VirtualNodes:
 
 @contextlib.contextmanager
 def virtual_nodes(
-    sockets: Mapping[int, Path], vanishes: Vanishes | None = None
+    sockets: Mapping[int, Path], vanishes: Vanishes | None = None, workers: int = 4
 ) -> Iterator[VirtualNodes]:
     """Run one node for each client's socket until the block is left.
 
     Args:
         sockets: where the client processes listen, by client number.
         vanishes: simulated losses.
+        workers: nodes that answer at the same time.
     """
     with tempfile.TemporaryDirectory() as folder:
         database = str(Path(folder) / "link-state.db")
@@ -125,7 +131,7 @@ def virtual_nodes(
         grid = InMemoryGrid(state_factory=factory)
         grid.set_run(run)
         stop = threading.Event()
-        backend = CallBackend(vanishes, clients, state)
+        backend = CallBackend(vanishes, clients, state, workers)
         engine = threading.Thread(
             target=run_api,
             args=(lambda: app, lambda: backend, clients, factory,

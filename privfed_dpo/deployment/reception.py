@@ -17,6 +17,8 @@ from secure_agg import IdentityKey
 
 JOIN = "Join"
 _LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 20.0
+"""Longest wait for the relay to say who is there; no round is booked on older news."""
 _RETRY_SECONDS = 15.0
 """Pause between two offers to a node that did not join."""
 
@@ -67,6 +69,7 @@ class Reception:
             if self.clock() - asked_again >= _RETRY_SECONDS:
                 asked_again = self.clock()
                 self._greeted &= set(self.carrier.addresses.values())
+            self.carrier.look(_ANSWER_SECONDS)
             self._greet()
             missing = [name for name in names if not self._present(name)]
             waited = self.clock() - begun

@@ -99,7 +99,29 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=8):
     reason: str
 
 
-Frame = Members | Deliver | Returned | Failed | Finish | Ask | Answer | Refusal
+class Look(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Coordinator to relay: look now who can be reached, and say so even if nothing changed.
+
+    Attributes:
+        ticket: number that the answer repeats.
+    """
+
+    ticket: int
+
+
+class Looked(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Relay to coordinator: who could be reached after the question had come.
+
+    Attributes:
+        ticket: of the question.
+        addresses: as in `Members`.
+    """
+
+    ticket: int
+    addresses: tuple[str, ...]
+
+
+Frame = Members | Deliver | Returned | Failed | Finish | Ask | Answer | Refusal | Look | Looked
 
 
 def encode_frame(frame: Frame) -> bytes:

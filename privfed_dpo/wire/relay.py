@@ -24,6 +24,8 @@ from privfed_dpo.wire.frames import (
     Frame,
     FrameReader,
     LocalSocketError,
+    Look,
+    Looked,
     Members,
     Returned,
     encode_frame,
@@ -90,6 +92,8 @@ class Relay:
             pass
 
     def _connect(self) -> socket.socket:
+        """Wait for the coordinator; a relay whose transport fails must not take another's place."""
+        self._post.members()
         until = self._clock() + self._patience_seconds
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -125,12 +129,14 @@ class Relay:
         looked = float("-inf")
         while True:
             if self._clock() - looked >= self._members_seconds:
-                members = tuple(sorted(self._post.members()))
+                members = self._look()
                 looked = self._clock()
                 if members != known:
                     connection.sendall(encode_frame(Members(members)))
                     known = members
-            letters, over = _collect(inbox, self._poll_seconds)
+            letters, asked, over = _collect(inbox, self._poll_seconds)
+            for look in asked:
+                connection.sendall(encode_frame(Looked(look.ticket, self._look())))
             for failed in self._post.push(letters) if letters else ():
                 connection.sendall(encode_frame(failed))
             for answer in self._post.pull():
@@ -138,28 +144,34 @@ class Relay:
             if over is not None:
                 return over
 
+    def _look(self) -> tuple[str, ...]:
+        return tuple(sorted(self._post.members()))
+
 
 def _collect(
     inbox: queue.SimpleQueue[Frame | None], seconds: float
-) -> tuple[list[Deliver], bool | None]:
-    """Wait a moment for letters, then take all that are there.
+) -> tuple[list[Deliver], list[Look], bool | None]:
+    """Wait a moment for letters and questions, then take all that are there.
 
     Returns:
-        The letters, and whether the run is over; None if it goes on, False if the line is dead.
+        Both, and whether the run is over; None if it goes on, False if the line is dead.
     """
     letters: list[Deliver] = []
+    asked: list[Look] = []
     try:
         frame = inbox.get(timeout=seconds)
         while True:
             if frame is None:
-                return letters, False
+                return letters, asked, False
             if isinstance(frame, Finish):
-                return letters, True
+                return letters, asked, True
             if isinstance(frame, Deliver):
                 letters.append(frame)
+            if isinstance(frame, Look):
+                asked.append(frame)
             frame = inbox.get_nowait()
     except queue.Empty:
-        return letters, None
+        return letters, asked, None
 
 
 def _said_goodbye(inbox: queue.SimpleQueue[Frame | None]) -> bool:

@@ -17,6 +17,8 @@ from privfed_dpo.wire.frames import (
     Finish,
     Frame,
     FrameReader,
+    Look,
+    Looked,
     Members,
     Returned,
     encode_frame,
@@ -105,6 +107,7 @@ class RelayCarrier:
         self._relay: socket.socket | None = None
         self._reader = FrameReader(max_reply_bytes + _AROUND_BYTES)
         self._tickets = first_ticket
+        self._asked = 0
         self._awaited: dict[int, _Awaited] = {}
         self._begun = 0.0
         self._selector = selectors.DefaultSelector()
@@ -172,6 +175,21 @@ class RelayCarrier:
             )
         return {a.address: a.data for a in taken.values() if a.data is not None}
 
+    def look(self, seconds: float) -> None:
+        """Have the relay look who can be reached now; nobody, if it does not say so in time.
+
+        A relay whose transport has failed may hang, still connected, and what it said before is
+        then worth nothing.
+        """
+        until, relay = self._clock() + seconds, self._relay
+        self._tickets += 1
+        self._asked = self._tickets
+        self._post(Look(self._asked))
+        while self._asked and self._relay is relay is not None and self._clock() < until:
+            self._listen(until - self._clock())
+        if self._asked:
+            self._asked, self.members = 0, frozenset()
+
     def wait(self, seconds: float) -> None:
         """Listen for news of who can be reached, for at most so long."""
         self._listen(seconds)
@@ -186,7 +204,7 @@ class RelayCarrier:
         self._hang_up("the coordinator stopped")
         self._selector.close()
 
-    def _post(self, frame: Deliver | Finish) -> None:
+    def _post(self, frame: Deliver | Finish | Look) -> None:
         if self._relay is None:
             self._lose("no relay is connected")
             return
@@ -205,6 +223,7 @@ class RelayCarrier:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        self.finish()  # else the two would take turns for ever
         self._hang_up("another relay took over")
         self._relay, self._reader = connection, FrameReader(self._max_reply_bytes + _AROUND_BYTES)
         self._selector.register(connection, selectors.EVENT_READ)
@@ -224,6 +243,9 @@ class RelayCarrier:
     def _take(self, frame: Frame) -> None:
         if isinstance(frame, Members):
             self.members = frozenset(frame.addresses)
+        elif isinstance(frame, Looked):
+            if frame.ticket == self._asked:
+                self._asked, self.members = 0, frozenset(frame.addresses)
         elif isinstance(frame, Returned | Failed):
             letter = self._awaited.get(frame.ticket)
             if letter is None or not letter.open:

@@ -176,3 +176,64 @@ def _life(path, first_ticket, data, *, clock):
             carrier.finish()
         carrier.close()
     return replies
+
+
+def test_a_relay_that_hangs_reaches_nobody_whatever_it_said_before():
+    """A transport that died may block its relay for minutes; the connection stays up."""
+    may_go_on = threading.Event()
+
+    class HangingPost(SocketPost):
+        hangs = False
+
+        def members(self):
+            if self.hangs:
+                may_go_on.wait()
+            return super().members()
+
+    handlers = {0: lambda data: data}
+    with client_sockets(handlers) as sockets:
+        post = HangingPost({"0": sockets[0]})
+        with relayed(post, handlers) as carrier:
+            carrier.look(20.0)
+            assert carrier.members == {"0"}
+            post.hangs = True
+            carrier.look(0.2)
+            assert carrier.members == frozenset()
+            post.hangs = False
+            may_go_on.set()
+            while not carrier.members:
+                carrier.look(20.0)
+            assert dict(carrier.exchange(Exchange(1, START, {0: b"a"}))) == {0: b"a"}
+
+
+def test_the_place_of_a_relay_is_taken_for_good(tmp_path):
+    """Whoever is replaced ends; the two do not take turns."""
+    path = tmp_path / "coordinator.sock"
+    with contextlib.closing(listen(path)) as listener:
+        carrier = RelayCarrier(listener, deadline_seconds=lambda _step: 9.0, max_reply_bytes=1024)
+        threads = []
+        for name in ("old", "new"):
+            relay = Relay(SocketPost({name: path}), path, poll_seconds=0.002)
+            threads.append(threading.Thread(target=relay.run, daemon=True))
+            threads[-1].start()
+            while carrier.members != {name}:
+                carrier.wait(1.0)
+        threads[0].join(timeout=20)
+        assert not threads[0].is_alive()
+        assert threads[1].is_alive()
+        carrier.finish()
+        threads[1].join(timeout=20)
+        carrier.close()
+
+
+def test_a_relay_whose_transport_fails_does_not_take_another_s_place(tmp_path):
+    class DeadPost(SocketPost):
+        def members(self):
+            raise PermissionError("Flower knows this run no more")
+
+    with contextlib.closing(listen(tmp_path / "coordinator.sock")) as listener:
+        with pytest.raises(PermissionError):
+            Relay(DeadPost({}), tmp_path / "coordinator.sock").run()
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()

@@ -23,6 +23,8 @@ from privfed_dpo.wire.frames import (
     Finish,
     FrameReader,
     LocalSocketError,
+    Look,
+    Looked,
     Members,
     Refusal,
     Returned,
@@ -35,6 +37,8 @@ TEXT, DATA = st.text(max_size=20), st.binary(max_size=200)
 TICKETS = st.integers(0, 2**63 - 1)
 FRAMES = st.one_of(
     st.builds(Members, st.lists(TEXT, max_size=3).map(tuple)),
+    st.builds(Look, st.integers(0, 2**40)),
+    st.builds(Looked, st.integers(0, 2**40), st.lists(TEXT, max_size=3).map(tuple)),
     st.builds(Deliver, TICKETS, TEXT, st.floats(0, 1e6), st.integers(0, 2**31), DATA),
     st.builds(Returned, TICKETS, DATA),
     st.builds(Failed, TICKETS, TEXT),
