@@ -31,13 +31,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all that fit the config")
     parser.add_argument("--set", nargs="*", default=[], help="section.key=value for every run")
     options = parser.parse_args()
     print("| run | accuracy, each seed | mean | margin | KL | epsilon | survivors | seconds |")
     print("|---|---|---|---|---|---|---|---|")
-    for arm in options.arms:
+    for arm in options.arms or fitting_arms(options.config):
         print(row(arm, options), flush=True)
+
+
+def fitting_arms(config: Path) -> list[str]:
+    """Arms with a server, or those without one, as the config is written for."""
+    decentralised = load_config(config).decentralised
+    return [arm for arm in ARMS if arm.startswith("without a server") == decentralised]
 
 
 def row(arm: str, options: argparse.Namespace) -> str:

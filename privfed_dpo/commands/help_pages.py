@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
-import click
+import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo
 from typer.utils import get_params_from_function
@@ -19,20 +19,21 @@ _COLUMNS = 80
 _FIRST_COLUMN = 30
 _SHORT = 65
 _VERBS = ("install", "show")
+_KINDS = ("argument", "option")
 
 
 class OneScreenCommand(TyperCommand):
     """A command whose help is a line or two for each parameter."""
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write usage, what the command does, arguments and options."""
         formatter.width = min(formatter.width, _COLUMNS)
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
-        arguments = [p for p in self.params if isinstance(p, click.Argument)]
         told = dict(_argument_help(self.callback))
-        rows = [(p.make_metavar(ctx), told.get(p.name or "", "")) for p in arguments]
-        rows += [_option_row(p, ctx) for p in self.params if isinstance(p, click.Option)]
+        kinds = {kind: [p for p in self.params if p.param_type_name == kind] for kind in _KINDS}
+        rows = [(p.make_metavar(ctx), told.get(p.name or "", "")) for p in kinds["argument"]]
+        rows += [_option_row(p, ctx) for p in kinds["option"]]
         _write_rows(formatter, "Takes", [*rows, ("--help", "show this message")])
         self.format_epilog(ctx, formatter)
 
@@ -40,7 +41,7 @@ class OneScreenCommand(TyperCommand):
 class OneScreenGroup(TyperGroup):
     """All commands, with a line for each."""
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write usage, commands and options."""
         formatter.width = min(formatter.width, _COLUMNS)
         self.format_usage(ctx, formatter)
@@ -87,19 +88,19 @@ def _argument_help(callback: Any) -> Iterator[tuple[str, str]]:
             yield name, info.help or ""
 
 
-def _option_row(option: click.Parameter, ctx: click.Context) -> tuple[str, str]:
-    help_text = getattr(option, "help", None) or ""
+def _option_row(option: Any, ctx: typer.Context) -> tuple[str, str]:
+    help_text = option.help or ""
     words = [max(option.opts, key=len)]
     default = option.get_default(ctx)
     notes = ["required"] if option.required else []
     if default is not None and not isinstance(default, bool):
         notes.append(f"default {getattr(default, 'value', default)}")
-    if isinstance(option.type, click.Choice):
+    if hasattr(option.type, "choices"):
         words.append((option.name or "").rpartition("_")[2].upper())
         others = (getattr(choice, "value", choice) for choice in option.type.choices)
         named = ", ".join(str(other) for other in others if other != default)
         notes.append(f"or {named}" if notes else named)
-    elif not getattr(option, "is_flag", False):
+    elif not option.is_flag:
         words.append(_PLACEHOLDERS.get(option.type.name, option.type.name.upper()))
     return " ".join(words), f"{help_text} [{'; '.join(notes)}]" if notes else help_text
 
@@ -107,6 +108,6 @@ def _option_row(option: click.Parameter, ctx: click.Context) -> tuple[str, str]:
 _PLACEHOLDERS = {"integer": "N", "integer range": "N", "float": "X", "text": "TEXT", "path": "PATH"}
 
 
-def _write_rows(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
+def _write_rows(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
     with formatter.section(title):
         formatter.write_dl(rows, col_max=_FIRST_COLUMN)
