@@ -1,5 +1,6 @@
 """Carriers that break the contract: a round then gives the survivors' sum, or none, never another."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,12 +90,17 @@ def test_one_flipped_bit_anywhere(step, victim, place, bit, direction):
     assert result.total is not None, "one lost client of five is tolerated"
 
 
+def of_another_version(data):
+    return encode(msgspec.structs.replace(decode_envelope(data), version=2))
+
+
 TAMPERING = {
     "two replies change places": lambda parcel: {**parcel, 0: parcel[1], 1: parcel[0]},
     "one client's reply comes from everybody": lambda parcel: dict.fromkeys(parcel, parcel[0]),
     "one reply is empty": lambda parcel: {**parcel, 3: b""},
     "one reply is cut": lambda parcel: {**parcel, 3: parcel[3][:-1]},
     "one reply is longer": lambda parcel: {**parcel, 3: parcel[3] + b"\0"},
+    "one reply is of another version": lambda parcel: {**parcel, 3: of_another_version(parcel[3])},
     "one reply is lost": lambda parcel: {n: r for n, r in parcel.items() if n != 3},
 }
 

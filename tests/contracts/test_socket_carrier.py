@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import socket
 import tempfile
 import threading
 import time
@@ -16,7 +17,14 @@ from privfed_dpo.engine.messages import START
 from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.client_socket import Declined
-from privfed_dpo.wire.frames import listen
+from privfed_dpo.wire.frames import (
+    Failed,
+    FrameReader,
+    Members,
+    Returned,
+    encode_frame,
+    listen,
+)
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from privfed_dpo.wire.relay import Relay
 from privfed_dpo.wire.relay_carrier import RelayCarrier
@@ -237,3 +245,33 @@ def test_a_relay_whose_transport_fails_does_not_take_another_s_place(tmp_path):
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.accept()
+
+
+def test_of_any_number_of_answers_only_the_first_that_was_asked_for_counts(tmp_path):
+    """One answer to one letter: strangers' tickets, a second answer, a failure after it are nothing."""
+    path = tmp_path / "coordinator.sock"
+
+    def flood(connection):
+        reader, asked = FrameReader(), None
+        connection.sendall(encode_frame(Members(("node",))))
+        while asked is None:
+            asked = next(reader.feed(connection.recv(1 << 16)), None)
+        strays = (Returned(asked.ticket + n, b"stray") for n in range(-1000, 1000) if n)
+        answers = [Returned(asked.ticket, b"first"), Returned(asked.ticket, b"second")]
+        for frame in (*strays, *answers, Failed(asked.ticket, "third")):
+            connection.sendall(encode_frame(frame))
+
+    notes = []
+    with contextlib.closing(listen(path)) as listener, socket.socket(socket.AF_UNIX) as relay:
+        carrier = RelayCarrier(
+            listener, deadline_seconds=lambda _s: 20.0, max_reply_bytes=64, note=notes.append
+        )
+        relay.connect(str(path))
+        thread = threading.Thread(target=flood, args=(relay,), daemon=True)
+        thread.start()
+        carrier.wait(20.0)
+        carrier.addresses[0] = "node"
+        assert dict(carrier.exchange(Exchange(1, START, {0: b"a"}))) == {0: b"first"}
+        thread.join(timeout=20)
+        carrier.close()
+    assert [(note.received_bytes, note.lost) for note in notes] == [(5, "")]

@@ -1,9 +1,12 @@
-"""A round is booked on fresh news only: who said a while ago that it is there may be gone."""
+"""Who is there: a round is booked on fresh news only, and who cannot sign has no place in it."""
 
+import msgspec
 import pytest
 
+from privfed_dpo.deployment.joining import Offer, sign_joined
 from privfed_dpo.deployment.reception import Reception
 from privfed_dpo.deployment.roster import Roster
+from privfed_dpo.engine.messages import decode, encode
 from privfed_dpo.errors import RunAborted
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
@@ -27,27 +30,77 @@ class HangingCarrier:
         return {}
 
 
-def test_no_round_begins_on_what_a_relay_said_before_it_hung():
-    carrier, told = HangingCarrier(), []
-    entropy = counted_entropy("reception")
-    key = IdentityKey.generate(entropy)
-    names = ("a", "b")
-    reception = Reception(
+class Nodes:
+    """Nodes that answer an offer each in its own way; `answers` are functions from its bytes."""
+
+    def __init__(self, answers):
+        self.answers, self.addresses, self.members, self.now = answers, {}, frozenset(answers), 0.0
+
+    def look(self, seconds):
+        pass
+
+    def wait(self, seconds):
+        self.now += seconds
+
+    def send(self, messages, **_):
+        return {address: self.answers[address](data) for address, data in messages.items()}
+
+
+ENTROPY = counted_entropy("reception")
+KEYS = {name: IdentityKey.generate(ENTROPY) for name in ("server", "a", "b", "stranger")}
+NAMES = ("a", "b")
+
+
+def reception(carrier, told):
+    public = {name: KEYS[name].public for name in NAMES}
+    return Reception(
         carrier=carrier,
-        roster=Roster(key.public, dict.fromkeys(names, key.public), dict.fromkeys(names, 5)),
+        roster=Roster(KEYS["server"].public, public, dict.fromkeys(NAMES, 5)),
         document=b"run",
-        identity=key,
+        identity=KEYS["server"],
         threshold=2,
         join_seconds=1.0,
         patience_seconds=100.0,
-        entropy=entropy,
-        journal=lambda event, **facts: told.append(event),
+        entropy=ENTROPY,
+        journal=lambda event, **facts: told.append((event, facts)),
         clock=lambda: carrier.now,
     )
-    reception.await_cohort(1, names)
+
+
+def signs_as(name, key):
+    return lambda data: encode(sign_joined(decode(data, Offer), name, KEYS[key]))
+
+
+def test_who_cannot_sign_is_named_and_has_no_place():
+    def replays(data):
+        """What an enrolled client answered to another offer."""
+        earlier = msgspec.structs.replace(decode(data, Offer), nonce=b"o" * 32)
+        return encode(sign_joined(earlier, "b", KEYS["b"]))
+
+    answers = {
+        "honest": signs_as("a", "a"),
+        "garbage": lambda data: b"\x00garbage",
+        "stranger": signs_as("stranger", "stranger"),
+        "impostor": signs_as("b", "stranger"),
+        "replay": replays,
+        "echo": lambda data: data,
+    }
+    carrier, told = Nodes(answers), []
+    with pytest.raises(RunAborted, match="only 1 are connected"):
+        reception(carrier, told).await_cohort(1, NAMES)
+    assert carrier.addresses == {0: "honest"}
+    refused = {facts["node"]: facts["reason"] for event, facts in told if event == "did not join"}
+    assert set(refused) == set(carrier.answers) - {"honest"}
+    assert refused["impostor"] == refused["replay"] == "not signed by an enrolled client"
+
+
+def test_no_round_begins_on_what_a_relay_said_before_it_hung():
+    carrier, told = HangingCarrier(), []
+    waiting = reception(carrier, told)
+    waiting.await_cohort(1, NAMES)
     with pytest.raises(
         RunAborted, match="round 2 needs 2 clients, and only 0 are connected"
     ) as end:
-        reception.await_cohort(2, names)
+        waiting.await_cohort(2, NAMES)
     assert "resume" in end.value.advice
     assert 100.0 <= carrier.now < 130.0, "it gives up when its patience ends"
