@@ -78,8 +78,9 @@ def require_stated_copies(shards: Sequence[ClientShard], *, mode: str, record_co
         return
     if facts.most > record_copies:
         raise DataError(
-            f"{facts.repeated} records stand more than once in the training data, one of them "
-            f"{facts.most} times; the promise is for at most privacy.record_copies={record_copies}",
+            f"records stand more than once in the training data: {facts.repeated} in all, one of "
+            f"them {facts.most} times; the promise is for at most "
+            f"privacy.record_copies={record_copies}",
             advice="Remove repeated rows, name the column of users if different people judged, or "
             f"pay for the copies with privacy.record_copies={facts.most}.",
         )

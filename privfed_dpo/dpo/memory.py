@@ -112,8 +112,8 @@ def measure_step_memory(
             peaks.append(peak_bytes(run, gradients.adapter.device))
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"The memory of {gradients.adapter.device} holds no micro-batch of {count} pairs of "
-            f"{prompt_tokens + completion_tokens} tokens beside the model.",
+            f"The memory of {gradients.adapter.device} has no room beside the model for a "
+            f"micro-batch of size {count}, of pairs of {prompt_tokens + completion_tokens} tokens.",
             advice="Switch dpo.gradient_checkpointing on, shorten pairs (data.max_length), or take "
             "a smaller model.",
         ) from error

@@ -69,7 +69,7 @@ REFUSED = {
         [*ROWS, ROWS[7]],
         (),
         (
-            "1 records stand more than once in the training data, one of them 2 times",
+            "records stand more than once in the training data: 1 in all, one of them 2 times",
             "Remove repeated rows",
             "privacy.record_copies=2",
         ),

@@ -123,7 +123,10 @@ def test_a_gpu_too_small_for_one_pair(train, monkeypatch, tmp_path):
 def test_a_gpu_that_cannot_even_be_measured(train, monkeypatch, tmp_path):
     monkeypatch.setattr("privfed_dpo.policy.free_bytes", lambda device: 1 << 30)
     monkeypatch.setattr("privfed_dpo.dpo.memory.peak_bytes", no_room)
-    train().refused("holds no micro-batch of 1 pairs of 128 tokens", "dpo.gradient_checkpointing")
+    train().refused(
+        "has no room beside the model for a micro-batch of size 1, of pairs of 128 tokens",
+        "dpo.gradient_checkpointing",
+    )
     assert_nothing_spent(tmp_path / "run")
 
 
