@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.architecture.documents import ROOT, text_of
 from tests.support.command_line import caller, write_inputs
 
 TARGET = ("privacy.target_epsilon=1", "federation.rounds=60", "privacy.max_noise_multiplier=2.5")
@@ -96,3 +97,20 @@ def test_a_limit_on_noise_that_is_given_is_a_contradiction(run, home):
     run("plan", home / "tiny.yaml", "privacy.noise_multiplier=2", TARGET[2]).refused(
         "privacy.max_noise_multiplier limits noise that is calibrated", "set one of them to null"
     )
+
+
+def test_the_guide_tells_the_figures_of_its_own_example(run, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    _, section = text_of("docs/guide/guarantee.md").split("## A target out of reach\n")
+    section = section.partition("\n## ")[0]
+    (line,) = re.findall(r"^\.venv/bin/privfed-dpo (.+)$", section, re.MULTILINE)
+    said = " ".join(run(*line.split()).refused().err.split())
+    pattern = r"(\d+) rounds; or (\d+) pairs at each client, .* or (\d+) clients .* or epsilon ([\d.]+)\. "
+    rounds, pairs, clients, epsilon = found(pattern, " ".join(section.split()))
+    for told in (
+        f"federation.rounds={rounds};",
+        f" {pairs} at each client",
+        f" {clients} clients like these",
+        f"privacy.target_epsilon={epsilon}. ",
+    ):
+        assert told in said
