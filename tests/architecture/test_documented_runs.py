@@ -1,4 +1,4 @@
-"""No command in a page that no test runs; see `tests/e2e/test_documented_commands.py`."""
+"""No command in a page that no test runs; see `tests/e2e/test_typed_commands.py`."""
 
 import pytest
 

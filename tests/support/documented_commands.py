@@ -15,9 +15,9 @@ _PREFIX = ".venv/bin/"
 
 ELSEWHERE = {
     "make setup": ("CI installs by it", "tests/e2e/test_packaging.py"),
-    "make quickstart": ("what it types is run", "tests/e2e/test_documented_commands.py"),
+    "make quickstart": ("what it types is run", "tests/e2e/test_typed_commands.py"),
     "make test": ("CI is it", ".ci/run"),
-    "make test-slow": ("it would run itself", "tests/e2e/test_documented_commands.py"),
+    "make test-slow": ("it would run itself", "tests/e2e/test_typed_commands.py"),
     "make lint": ("CI runs it", "Makefile"),
     "make types": ("CI runs it", "Makefile"),
     "make arch": ("CI runs it", "Makefile"),
