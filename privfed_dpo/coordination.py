@@ -6,8 +6,9 @@ clients live on other machines: only the carrier differs.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,13 +30,16 @@ from privfed_dpo.engine.events import (
 )
 from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.training import TrainingScript, lost_rows, start_row
-from privfed_dpo.errors import ResumeMismatch, RunAborted
+from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
+from privfed_dpo.exclusive import sole_process
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.observe.evidence import file_sha256
 from privfed_dpo.observe.recorder import RunRecorder
 from privfed_dpo.observe.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE
 from privfed_dpo.server_update import ServerUpdate
 from privfed_dpo.wire.carrier import Carrier, drive
+
+_LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,24 @@ class Coordination:
         begin = time.monotonic()
         measured = self.assembly.measure(checkpoint.state.weights.astype(np.float32))
         return start_row(self.assembly.plan.mode, measured, time.monotonic() - begin)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes away from a run folder; however this one ends, the way is free again.
+
+    Two that go on with one run would each take the other's last line for one that a crash tore.
+
+    Raises:
+        ConfigError: another process is at work there; nothing was read or written.
+    """
+    with sole_process(folder / _LOCK_FILE) as alone:
+        if not alone:
+            raise ConfigError(
+                (f"another process is at work on the run in {folder}",),
+                advice="Wait until it has ended, or end it; then resume.",
+            )
+        yield
 
 
 def conclude(folder: Path, summary: Mapping[str, object], observers: Sequence[Observer]) -> Path:

@@ -87,6 +87,28 @@ class FileLock:
 
 
 @contextlib.contextmanager
+def sole_process(path: Path) -> Iterator[bool]:
+    """Hold a lock for as long as the context lasts; says whether it could be had.
+
+    Where the file system knows no locks it is taken to be free: then this is no guard.
+
+    Args:
+        path: the lock file, removed afterwards.
+    """
+    lock = FileLock(path, removed=True)
+    try:
+        alone = lock.try_acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+        alone = True
+    try:
+        yield alone
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def one_at_a_time(path: Path | None) -> Iterator[None]:
     """Let one process do a piece of work while others that want the same wait for its result.
 

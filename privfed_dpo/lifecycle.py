@@ -16,7 +16,13 @@ from accounting import Ledger
 from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.audit.pair_canaries import COINS_FILE, PairCoins
 from privfed_dpo.config import Config, dump_config, load_config
-from privfed_dpo.coordination import Coordination, conclude, ledger_header, require_same_config
+from privfed_dpo.coordination import (
+    Coordination,
+    alone_in,
+    conclude,
+    ledger_header,
+    require_same_config,
+)
 from privfed_dpo.decentralised import Neighbourhood, starting_nodes
 from privfed_dpo.ending import KEYS_FILE, complete_ending
 from privfed_dpo.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -84,9 +90,8 @@ def train(
     coins = _toss_pair_coins(config, entropy)
     labels = LabelSecret.draw(entropy) if config.privacy.label_epsilon is not None else None
     parts = assemble(config, base_folder=folder / BASE_FOLDER, coins=coins, labels=labels)
-    with contextlib.closing(parts) as assembly:
+    with contextlib.closing(parts) as assembly, alone_in(folder):
         run_id = entropy(16)
-        folder.mkdir(parents=True, exist_ok=True)
         if coins is not None:
             coins.save(folder / COINS_FILE)
         if labels is not None:
@@ -138,6 +143,11 @@ def resume(
         raise ResumeMismatch(
             "the run folder", expected=str(folder / LEDGER_FILE), found="no such file"
         )
+    with alone_in(folder):
+        return _resume(folder, observers, entropy)
+
+
+def _resume(folder: Path, observers: Sequence[Observer], entropy: Entropy) -> Path:
     ledger = Ledger.open(folder / LEDGER_FILE)
     told = (*keepers(folder, load_config(folder / CONFIG_FILE)), *observers)
     if ledger.status is not None:

@@ -17,7 +17,13 @@ from pathlib import Path
 from accounting import Ledger
 from privfed_dpo.assembly import assemble, plan_only
 from privfed_dpo.config import Config, dump_config, load_config
-from privfed_dpo.coordination import Coordination, conclude, ledger_header, require_same_config
+from privfed_dpo.coordination import (
+    Coordination,
+    alone_in,
+    conclude,
+    ledger_header,
+    require_same_config,
+)
 from privfed_dpo.data.preferences import load_preferences
 from privfed_dpo.deployment.identity import enrol_identity, load_identity
 from privfed_dpo.deployment.joining import (
@@ -59,6 +65,7 @@ TRAFFIC_FILE = "traffic.jsonl"
 """One line per message in the run folder: round, step, client, bytes, seconds, why it was lost."""
 
 _TICKET_BYTES = 6
+_FAREWELL_SECONDS = 5.0
 
 
 def plan_deployed(config: Config) -> RunPlan:
@@ -92,24 +99,26 @@ def serve(
     folder = new_run_folder(config) if folder is None else folder
     parties = _Parties.load(config)
     assembly = assemble(config, inputs=_inputs(config, parties.roster))
-    run_id = entropy(RUN_ID_BYTES)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(folder / CONFIG_FILE, dump_config(config))
-    write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
-    checkpoint = Checkpoint(
-        round=0,
-        state=ServerState.start(assembly.adapter.read()),
-        rows=(),
-        plan_hash=assembly.plan.plan_hash,
-        data_fingerprint=assembly.data_fingerprint,
-        seconds=0.0,
-    )
-    save_checkpoint(folder / CHECKPOINT_FOLDER, checkpoint)
-    header = ledger_header(assembly, run_id, folder, parties.roster.public_facts())
-    ledger = Ledger.create(folder / LEDGER_FILE, header, signer=parties.identity.sign)
-    told = _told(folder, config, journal, observers)
-    run = Coordination(assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy)
-    return _play(run, parties, run.begin(checkpoint), journal)
+    with alone_in(folder):
+        run_id = entropy(RUN_ID_BYTES)
+        write_text_atomic(folder / CONFIG_FILE, dump_config(config))
+        write_json_atomic(folder / ENVIRONMENT_FILE, environment_facts())
+        checkpoint = Checkpoint(
+            round=0,
+            state=ServerState.start(assembly.adapter.read()),
+            rows=(),
+            plan_hash=assembly.plan.plan_hash,
+            data_fingerprint=assembly.data_fingerprint,
+            seconds=0.0,
+        )
+        save_checkpoint(folder / CHECKPOINT_FOLDER, checkpoint)
+        header = ledger_header(assembly, run_id, folder, parties.roster.public_facts())
+        ledger = Ledger.create(folder / LEDGER_FILE, header, signer=parties.identity.sign)
+        told = _told(folder, config, journal, observers)
+        run = Coordination(
+            assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy
+        )
+        return _play(run, parties, run.begin(checkpoint), journal)
 
 
 def resume_deployed(
@@ -124,6 +133,13 @@ def resume_deployed(
     Raises:
         ResumeMismatch: roster, key, data, model or config are not those of the run.
     """
+    with alone_in(folder):
+        return _resume(folder, journal, observers, entropy)
+
+
+def _resume(
+    folder: Path, journal: Journal, observers: Sequence[Observer], entropy: Entropy
+) -> Path:
     config = load_config(folder / CONFIG_FILE)
     parties = _Parties.load(config)
     ledger = Ledger.open(folder / LEDGER_FILE, signer=parties.identity.sign)
@@ -133,6 +149,7 @@ def resume_deployed(
     if ledger.status is not None:
         summary = complete_ending(folder)
         if summary is not None:
+            _send_relay_home(config)
             return conclude(folder, summary, told)
         raise ConfigError((f"the run in {folder} has ended with status {ledger.status}",))
     for name, value in parties.roster.public_facts().items():
@@ -233,6 +250,17 @@ def _carrier(run: Coordination, journal: Journal) -> Iterator[RelayCarrier]:
     finally:
         carrier.close()
         listener.close()
+        path.unlink(missing_ok=True)
+
+
+def _send_relay_home(config: Config) -> None:
+    """Tell a relay that still waits for a coordinator that died after the run's last line."""
+    path = Path(config.deployment.socket)
+    with contextlib.suppress(LocalSocketError), contextlib.closing(listen(path)) as listener:
+        carrier = RelayCarrier(listener, deadline_seconds=lambda _step: 0.0, max_reply_bytes=0)
+        carrier.wait(_FAREWELL_SECONDS)
+        carrier.finish()
+        carrier.close()
         path.unlink(missing_ok=True)
 
 

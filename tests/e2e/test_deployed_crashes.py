@@ -1,114 +1,289 @@
-"""The coordinator dies in every phase and around a checkpoint, a client in between; all go on."""
+"""Real processes, really killed: the coordinator in every phase and around every write, and clients.
 
+The coordinator of one run lives sixteen times; fifteen lives end with SIGKILL. Two clients die in
+the middle of a round and are started again. Then everything that is left behind is looked at, and
+the run is compared with one that nobody killed.
+"""
+
+import contextlib
 import json
+import os
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from examples.parties import deploy
-from privfed_dpo import coordination
+from examples.parties import Deployment, deploy
 from privfed_dpo.config import load_config
 from privfed_dpo.deployment.coordinator import resume_deployed, serve
-from privfed_dpo.engine.events import PhaseClosed
+from privfed_dpo.engine.events import RoundFinished
 from privfed_dpo.errors import ResumeMismatch
 from privfed_dpo.observe.run_folder import read_rows
 from privfed_dpo.verification import verify_run
 from secure_agg import Phase
 from tests.support.deployed import Stage
+from tests.support.entropy import counted_entropy
+from tests.support.no_reuse import drawn_twice, once_only, replies_of, secrets_of, seen_twice
+from tests.support.real_processes import (
+    ClientProcess,
+    RecordingPost,
+    died,
+    relay_to,
+    start_doomed,
+    step_of,
+)
 
 pytestmark = pytest.mark.slow
 
-PHASES = [phase.value for phase in Phase]
-ROUNDS = len(PHASES) + 3
-BACK = "user-001"
+START = "Start"
+SHARE, MASKED, CHECK, UNMASK = (phase.value for phase in list(Phase)[1:])
+LEDGER = "accounting.ledger:Ledger"
+
+LIVES = [
+    ["after", f"{LEDGER}.create", 1],
+    (1, START),
+    (2, SHARE),
+    (3, MASKED),
+    ["open", "metrics.jsonl", "a", 1],  # round 4 is in the checkpoint, its row is not written
+    (5, CHECK),
+    (6, UNMASK),
+    ["torn", "spend"],  # of round 7, which is not booked by half a line
+    ["before", f"{LEDGER}.outcome", 1],  # round 7: opened, and lost
+    ["open", "state.npz.new", "", 2],  # round 8: recovery wrote one checkpoint before
+    ["rename", "state.npz.new", 1],  # in the middle of recovery
+    ["rename", "state.npz.new", 3],  # recovery, round 9, round 10
+    ["before", f"{LEDGER}.close", 1],
+    ["after", f"{LEDGER}.close", 1],
+    ["rename", "summary.json.new", 1],
+    None,
+]
+"""How each life of the coordinator ends: by itself, at a place in its code, or killed from outside
+while the letters of a step are under way, whose answers then meet the next life."""
+
+LOST = {1, 2, 3, 5, 6, 7, 8, 10}
+ROUNDS = 14
+COMPUTING, BOOKED = "user-000", "user-001"
+COMPUTING_IN, BOOKED_IN = 11, 13
+CLIENTS_DIE = {
+    # The first rounds ended before anybody computed: its ninth contribution is that of round 11.
+    COMPUTING: ["before", "privfed_dpo.engine.contribution:Contributor.contribute", 9],
+    BOOKED: ["after", "privfed_dpo.deployment.own_ledgers:OwnLedgers.book", BOOKED_IN],
+}
+NOTICED = {(COMPUTING_IN, CHECK): COMPUTING, (BOOKED_IN, SHARE): BOOKED}
+SETTINGS = (
+    f"federation.rounds={ROUNDS}",
+    "deployment.phase_seconds=300",
+    "deployment.join_seconds=300",
+    "deployment.patience_seconds=300",
+)
 
 
-class Killed(BaseException):
-    """Nothing catches it: the process is gone."""
+@dataclass
+class Survived:
+    deployment: Deployment
+    untouched: Path
+    secrets: Path
+    travelled: list
+    deaths: int
+    lives_of: dict
+
+    @property
+    def run(self):
+        return self.deployment.folder / "server" / "run"
+
+    def spends(self, ledger):
+        lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+        return [line["body"]["round"] for line in lines if line["kind"] == "spend"]
 
 
-class Fate:
-    """Ends the coordinator once at each planned place."""
+class Parties:
+    """All clients as processes; who dies is started again."""
 
-    def __init__(self, save):
-        self.save, self.met = save, set()
-        self.places = [(n, phase) for n, phase in enumerate(PHASES, 1)]
-        self.places += [(6, "before the checkpoint"), (7, "after the checkpoint")]
+    def __init__(self, deployment, secrets):
+        self.deployment, self.secrets = deployment, secrets
+        self.lives = {
+            name: [ClientProcess(policy, CLIENTS_DIE.get(name), secrets)]
+            for name, policy in deployment.policies.items()
+        }
 
-    def __call__(self, event):
-        if isinstance(event, PhaseClosed):
-            self.reached((event.round, event.phase))
+    def now(self, name):
+        return self.lives[name][-1]
 
-    def saving(self, folder, checkpoint):
-        self.reached((checkpoint.round, "before the checkpoint"))
-        self.save(folder, checkpoint)
-        self.reached((checkpoint.round, "after the checkpoint"))
+    def present(self):
+        return tuple(name for name in self.lives if self.now(name).present)
 
-    def reached(self, place):
-        if place in self.places and place not in self.met:
-            self.met.add(place)
-            raise Killed
+    def revive(self, name):
+        assert self.now(name).process.wait() == -signal.SIGKILL
+        policy = self.deployment.policies[name]
+        self.lives[name].append(ClientProcess(policy, None, self.secrets))
+
+    def end(self):
+        for name in self.lives:
+            self.now(name).kill()
 
 
 @pytest.fixture(scope="module")
 def survived(tmp_path_factory):
-    deployment = deploy(
-        tmp_path_factory.mktemp("crashes") / "d",
-        f"federation.rounds={ROUNDS}",
-        "deployment.phase_seconds=60",
-        "deployment.join_seconds=120",
-        "deployment.patience_seconds=300",
-    )
-    folder = deployment.folder / "server" / "run"
-    with pytest.MonkeyPatch.context() as patched, Stage(deployment) as stage:
-        fate = Fate(coordination.save_checkpoint)
-        patched.setattr(coordination, "save_checkpoint", fate.saving)
-        deaths = 0
-        while True:
-            try:
-                if deaths == 0:
-                    serve(load_config(deployment.config), journal=stage.journal, observers=[fate])
-                else:
-                    resume_deployed(folder, journal=stage.journal, observers=[fate])
-                break
-            except Killed:
-                deaths += 1
-            if deaths == 3:
-                stage.stop(BACK)
-                stage.start(BACK)
-    assert deaths == len(fate.places)
-    return deployment, folder
+    folder = tmp_path_factory.mktemp("crashes")
+    deployment = deploy(folder / "d", *SETTINGS)
+    untouched, secrets = folder / "untouched", folder / "secrets.jsonl"
+    shutil.copytree(deployment.folder, untouched)
+    parties, deaths = Parties(deployment, secrets), 0
+    post = RecordingPost(deployment.sockets, present=parties.present)
+    post.turn = contextlib.nullcontext()
+    run = deployment.folder / "server" / "run"
+    try:
+        for name in parties.lives:
+            parties.now(name).ready.wait()
+        with relay_to(deployment.server_socket, post):
+            for number, ending in enumerate(LIVES):
+                outside = ending if isinstance(ending, tuple) else None
+                command = ["resume", run] if number else ["server", deployment.config]
+                process = start_doomed(None if outside else ending, *command, secrets=secrets)
+
+                def meanwhile(steps, process=process, outside=outside):
+                    for step in steps & NOTICED.keys():
+                        parties.revive(NOTICED[step])
+                    if outside is not None and outside in steps:
+                        os.kill(process.pid, signal.SIGKILL)
+                        process.wait()
+
+                post.on_push = meanwhile
+                deaths += died(process)
+                if number:  # a run that died at birth has no plan beside its ledger yet
+                    verdict = verify_run(run)
+                    assert verdict.ok, (ending, verdict.as_text())
+    finally:
+        parties.end()
+    return Survived(deployment, untouched, secrets, post.travelled, deaths, parties.lives)
 
 
-def test_the_run_ends_as_it_would_have_but_for_the_lost_rounds(survived):
-    _, folder = survived
-    rows = read_rows(folder / "metrics.jsonl")
+def test_rounds_are_lost_as_planned_and_no_others(survived):
+    assert survived.deaths == len(LIVES) - 1
+    rows = read_rows(survived.run / "metrics.jsonl")
     assert [row["round"] for row in rows] == list(range(ROUNDS + 1))
-    statuses = [row["status"] for row in rows]
-    assert statuses == ["start", *["lost"] * 6, "released", "released"]
-    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    assert {row["round"] for row in rows if row["status"] == "lost"} == LOST
+    released = {row["round"]: row["survivors"] for row in rows if row["status"] == "released"}
+    assert released == {4: 4, 9: 4, 11: 3, 12: 4, 13: 3, 14: 4}, "who comes back is in at once"
+    summary = json.loads((survived.run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert not [path.name for path in survived.run.rglob("*.new")]
 
 
-def test_every_round_is_booked_once_and_the_books_hold(survived):
-    _, folder = survived
-    verdict = verify_run(folder)
-    assert verdict.ok, verdict.as_text()
-    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
-    spends = [line["body"]["round"] for line in lines if line["kind"] == "spend"]
-    assert spends == list(range(1, ROUNDS + 1))
+def test_every_round_is_booked_once_and_clients_booked_all_they_released(survived):
+    assert survived.spends(survived.run / "ledger.jsonl") == list(range(1, ROUNDS + 1))
+    released = {}
+    for name, number, step, _ in replies_of(survived.travelled):
+        if step == MASKED:
+            released.setdefault(name, set()).add(number)
+    for name in survived.deployment.policies:
+        (ledger,) = (survived.deployment.folder / name / "state" / "runs").glob("*/ledger.jsonl")
+        booked = survived.spends(ledger)
+        assert booked == list(range(1, ROUNDS + 1))
+        assert released[name] <= set(booked)
+    everybody = set(range(3, ROUNDS + 1))
+    assert released["user-002"] == released["user-003"] == everybody
+    assert released[COMPUTING] == everybody - {COMPUTING_IN}
+    assert released[BOOKED] == everybody - {BOOKED_IN}
 
 
-def test_the_client_that_came_back_took_part_in_every_later_round(survived):
-    deployment, _ = survived
-    books = {}
-    for name in deployment.policies:
-        (ledger,) = (deployment.folder / name / "state" / "runs").glob("*/ledger.jsonl")
-        lines = [json.loads(line) for line in ledger.read_text().splitlines()]
-        books[name] = [line["body"]["round"] for line in lines if line["kind"] == "spend"]
-    assert set(map(tuple, books.values())) == {tuple(range(1, ROUNDS + 1))}
+def test_nothing_random_is_used_in_two_rounds_or_two_lives(survived):
+    """Keys, commitments, sealed boxes, masked vectors and shares on the wire; every secret drawn."""
+    assert seen_twice(survived.travelled) == {}
+    lives = secrets_of(survived.secrets)
+    clients = [life.process.pid for one in survived.lives_of.values() for life in one]
+    assert len(clients) == len(survived.deployment.policies) + 2
+    assert set(clients) <= {process for process, _ in lives}
+    assert len(lives) == len(clients) + len(LIVES)
+    assert drawn_twice(lives) == {}
+
+
+def test_a_client_that_draws_the_same_again_would_be_seen(survived):
+    """The look-out is awake: a second life with the first one's randomness repeats its keys."""
+    lives = secrets_of(survived.secrets)
+    again = [*lives, (0, lives[0][1][:1])]
+    assert len(drawn_twice(again)) == 1
+    replayed = [
+        ("from", name, data)
+        for direction, name, data in survived.travelled
+        if direction == "from" and step_of(data) == (4, MASKED)
+    ]
+    twice = seen_twice([*survived.travelled, replayed[0]])
+    ((vector, times),) = twice.items()
+    (_, _, step, payload) = next(replies_of(replayed))
+    assert (times, [vector]) == (2, once_only(step, payload))
+
+
+class Replayed:
+    """A client's randomness: the noise roots of its lives, in turn, and anything for the rest."""
+
+    def __init__(self, name, roots):
+        self.name, self.roots = name, roots
+        self.lives = 0
+
+    def next_life(self):
+        root, rest = self.roots[self.lives], counted_entropy(f"{self.name}/{self.lives}")
+        self.lives += 1
+        first = iter([root])
+        return lambda count: next(first, None) or rest(count)
+
+
+def test_the_run_ends_as_one_that_nobody_killed_and_that_lost_these_rounds(survived):
+    """To the bit: clients sample and draw noise from the same roots, and the same rounds fail."""
+    drawn = dict(secrets_of(survived.secrets))
+    entropies = {
+        name: Replayed(name, [drawn[life.process.pid][0] for life in lives])
+        for name, lives in survived.lives_of.items()
+    }
+    server = survived.untouched / "server"
+    config = load_config(
+        survived.untouched / "server" / "config.yaml",
+        [f"run.dir={server / 'run'}", f"deployment.socket={server / 'coordinator.sock'}"],
+    )
+    policies = {
+        name: survived.untouched / path.relative_to(survived.deployment.folder)
+        for name, path in survived.deployment.policies.items()
+    }
+    undisturbed = Deployment(survived.untouched, survived.deployment.config, policies)
+
+    def lose(letter):
+        found = step_of(letter.data)
+        if found is None:
+            return False
+        number, step = found
+        return (
+            number in LOST
+            or (letter.address == COMPUTING and (number, step) == (COMPUTING_IN, MASKED))
+            or (letter.address == BOOKED and number == BOOKED_IN)
+        )
+
+    post = RecordingPost(undisturbed.sockets, lose=lose)
+    stage = Stage(undisturbed, post=post, entropies=entropies)
+    stage.server_socket = server / "coordinator.sock"
+
+    def restart(event):
+        if isinstance(event, RoundFinished) and event.row.round in {COMPUTING_IN, BOOKED_IN}:
+            name = COMPUTING if event.row.round == COMPUTING_IN else BOOKED
+            stage.stop(name)
+            stage.start(name)
+
+    with stage:
+        run = serve(config, journal=stage.journal, observers=[restart])
+    ours, theirs = (
+        [row for row in read_rows(folder / "metrics.jsonl") if row["status"] == "released"]
+        for folder in (run, survived.run)
+    )
+    measured = ("round", "survivors", "epsilon", "loss", "reward_accuracy", "kl", "grad_norm_sq")
+    for key in measured:
+        assert [row[key] for row in ours] == [row[key] for row in theirs], key
+    final = "adapter/adapter_model.safetensors"
+    assert (run / final).read_bytes() == (survived.run / final).read_bytes()
 
 
 def test_a_damaged_checkpoint_or_config_is_refused_and_nothing_is_lost(survived):
-    _, folder = survived
+    folder = survived.run
     ledger, config = folder / "ledger.jsonl", folder / "config.yaml"
     state = folder / "checkpoint" / "state.npz"
     kept = {path: path.read_bytes() for path in (ledger, config, state)}

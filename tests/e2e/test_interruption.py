@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from privfed_dpo.config import dump_config
+from privfed_dpo.coordination import alone_in
 from privfed_dpo.engine.events import PhaseClosed, RoundFinished, RoundStarted
 from privfed_dpo.errors import ConfigError, ResumeMismatch
+from privfed_dpo.exclusive import sole_process
 from privfed_dpo.lifecycle import resume, train
 from privfed_dpo.verification import verify_run
 from tests.support.tiny_run import tiny_config
@@ -165,3 +167,16 @@ def test_a_folder_without_a_run_and_a_finished_run_are_refused(tmp_path, interru
     train(tiny_config(folder, "federation.rounds=1"))
     with pytest.raises(ConfigError, match="has ended with status finished"):
         resume(folder)
+
+
+def test_two_processes_do_not_go_on_with_one_run(interrupted):
+    """The second would take the first one's unfinished line for torn, and cut it off."""
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    with sole_process(interrupted / "lock") as first:
+        assert first
+        with pytest.raises(ConfigError, match="another process is at work"):
+            resume(interrupted)
+    assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == before
+    (interrupted / "lock").touch()  # what a killed process leaves is no lock
+    with alone_in(interrupted):
+        pass

@@ -95,6 +95,28 @@ def test_a_folder_with_a_run_points_to_resume(interrupted, run, home):
     )
 
 
+@pytest.mark.parametrize("change", ["turned round", "taken away"])
+def test_an_interrupted_run_does_not_go_on_with_other_pairs(run, home, interrupted, change):
+    """One answer judged the other way, as many pairs as before; or no file at all."""
+    folder, _ = interrupted
+    pairs, ledger = home / "pairs.jsonl", (folder / "ledger.jsonl").read_bytes()
+    original = pairs.read_text()
+    first, *rest = original.splitlines()
+    row = json.loads(first)
+    row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    try:
+        if change == "turned round":
+            pairs.write_text("\n".join([json.dumps(row), *rest]) + "\n")
+            said = ("the data is not the one this run started with", "Restore the original file")
+        else:
+            pairs.unlink()
+            said = (str(pairs),)
+        run("resume", folder).refused(*said)
+    finally:
+        pairs.write_text(original)
+    assert (folder / "ledger.jsonl").read_bytes() == ledger
+
+
 def test_an_interrupted_run_goes_on_to_its_end(interrupted, run, tmp_path):
     folder = shutil.copytree(interrupted[0], tmp_path / "run")
     booked = (folder / "ledger.jsonl").read_bytes()

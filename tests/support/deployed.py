@@ -17,16 +17,22 @@ class Stage:
     """The deployment's clients and relay, each in a thread; the coordinator is the test's."""
 
     def __init__(
-        self, deployment, lose=lambda letter: False, post=None, entropy=secrets.token_bytes
+        self,
+        deployment,
+        lose=lambda letter: False,
+        post=None,
+        entropy=secrets.token_bytes,
+        entropies=None,
     ):
         self.deployment, self.told, self.entropy = deployment, [], entropy
+        self.server_socket, self.entropies = deployment.server_socket, entropies or {}
         self.post = post or SocketPost(deployment.sockets, lose)
         self.clients = {}
 
     def __enter__(self):
         for name in self.deployment.policies:
             self.start(name)
-        relay = Relay(self.post, self.deployment.server_socket, poll_seconds=0.01)
+        relay = Relay(self.post, self.server_socket, poll_seconds=0.01)
         self.relay = threading.Thread(target=relay.run, daemon=True)
         self.relay.start()
         return self
@@ -38,19 +44,27 @@ class Stage:
         assert not self.relay.is_alive()
 
     def start(self, name):
-        """Start a client's process, as far as its memory is concerned."""
-        stopped = threading.Event()
+        """Start a client's process, as far as its memory is concerned; it listens afterwards."""
+        stopped, listens = threading.Event(), threading.Event()
+
+        def journal(event, **facts):
+            self.journal(event, **facts)
+            if event == "listening":
+                listens.set()
+
+        settings = {
+            "journal": journal,
+            "entropy": self.entropies[name].next_life() if name in self.entropies else self.entropy,
+            "go_on": lambda: not stopped.is_set(),
+        }
         thread = threading.Thread(
             target=serve_client,
             args=(load_policy(self.deployment.policies[name]),),
-            kwargs={
-                "journal": self.journal,
-                "entropy": self.entropy,
-                "go_on": lambda: not stopped.is_set(),
-            },
+            kwargs=settings,
             daemon=True,
         )
         thread.start()
+        listens.wait(timeout=60)
         self.clients[name] = (thread, stopped)
 
     def stop(self, name):

@@ -76,14 +76,15 @@ def relay_to(path, post):
 class ClientProcess:
     """`privfed-dpo client` in a process of its own, and what it said."""
 
-    def __init__(self, policy, die=None, secrets=None):
-        self.told, self.ready = [], threading.Event()
-        self.process = start_doomed(die, "client", "--policy", policy, secrets=secrets)
+    def __init__(self, policy, die=None, secrets=None, cwd=None):
+        self.told, self.said, self.ready = [], "", threading.Event()
+        self.process = start_doomed(die, "client", "--policy", policy, secrets=secrets, cwd=cwd)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self):
         for line in self.process.stderr:
+            self.said += line
             with contextlib.suppress(json.JSONDecodeError):
                 self.told.append(json.loads(line))
                 if self.told[-1]["event"] == "listening":
