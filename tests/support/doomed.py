@@ -8,6 +8,7 @@ whether two lives drew the same. Places:
     ["open", NAME, MODE, N]    before the N-th opening of such a file in this mode, "" for any
     ["before", WHERE, N]       before the N-th call of a function, as module:Class.method
     ["after", WHERE, N]        after it
+    ["before", WHERE, [I, V]]  before the first call whose I-th argument is V; "after" likewise
     ["torn", KIND]             with half of a ledger's line of this kind on the disk
     ["full", NAME, N, ROOM]    does not die: from the N-th opening of NAME on, no file may grow, but
                                for ROOM more bytes of this one
@@ -59,14 +60,17 @@ def at_call(where, number, *, after):
     if owner_name:
         owner = getattr(owner, owner_name)
     static = isinstance(vars(owner)[name], classmethod)
-    original, countdown = getattr(owner, name), Countdown(number, kill_myself)
+    place, wanted = number if isinstance(number, list) else (None, None)
+    original = getattr(owner, name)
+    countdown = Countdown(1 if isinstance(number, list) else number, kill_myself)
 
     @functools.wraps(original)
     def dying(*args, **kwargs):
-        if not after:
+        meant = place is None or args[place] == wanted
+        if meant and not after:
             countdown()
         result = original(*args, **kwargs)
-        if after:
+        if meant and after:
             countdown()
         return result
 

@@ -45,7 +45,7 @@ class RecordingPost(SocketPost):
         return tuple(self.present())
 
     def push(self, letters):
-        self.on_push({step_of(letter.data) for letter in letters})
+        self.on_push([step_of(letter.data) for letter in letters])
         self.travelled += [("to", letter.address, letter.data) for letter in letters]
         return super().push(letters)
 
