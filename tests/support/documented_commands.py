@@ -39,7 +39,11 @@ ELSEWHERE = {
     "pre-commit install": ("writes hooks into a checkout", "tests/architecture/test_hooks.py"),
     "privfed-dpo sweep configs/sweeps/privacy_utility.yaml": (
         "half an hour",
-        "tests/e2e/test_sweep.py",
+        "tests/e2e/test_shipped_sweep.py",
+    ),
+    "privfed-dpo sweep configs/sweeps/users.yaml": (
+        "an hour, on data of one's own; that it expands, and keys behind the command, are tested",
+        "tests/unit/sweep/test_sweep_file.py",
     ),
 }
 """What is not run as it is typed, by how it begins: why not, and what tests it instead."""
