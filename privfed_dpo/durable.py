@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,26 @@ def write_new_secret(path: Path, content: bytes) -> None:
     write_atomically(path, content, secret=True)
 
 
+@contextlib.contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Yield a draft that takes the place of a file when the context ends well, synced.
+
+    Every draft has a name of its own, so several processes may write the same file at once. The
+    folder exists.
+
+    Raises:
+        OSError: it names the file; no draft is left.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(descriptor)
+    draft = Path(name)
+    with naming(path), removed_on_failure(draft):
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+
 def append_line(path: Path, line: str, *, sync: bool = True) -> None:
     """Add a line, its end included, to a text file.
 
@@ -91,6 +112,19 @@ def make_folder(path: Path) -> None:
     """Make a folder that only its owner can enter, and put its name on the disk."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     sync_folder(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Put on the disk what a library has written into a folder, and the names of its files.
+
+    Raises:
+        OSError: it names the file.
+    """
+    for path in folder.iterdir():
+        if path.is_file():
+            with naming(path), path.open("rb+") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def sync_folder(path: Path) -> None:

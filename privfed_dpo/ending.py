@@ -17,6 +17,7 @@ from accounting import Ledger, read_ledger
 from privfed_dpo.assembly import Assembly
 from privfed_dpo.audit.run_audit import LANES_FILE
 from privfed_dpo.config import load_config
+from privfed_dpo.durable import drafted
 from privfed_dpo.engine.held_out_slopes import PolicySlopes
 from privfed_dpo.engine.training import TrainingResult
 from privfed_dpo.label_secret import LABELS_FILE
@@ -71,7 +72,8 @@ def end_run(
     target = folder / ADAPTER_FOLDER
     assembly.adapter.save(target)
     if checkpoint.lanes is not None:
-        np.savez(folder / LANES_FILE, allow_pickle=False, **checkpoint.lanes.arrays())
+        with drafted(folder / LANES_FILE) as draft, draft.open("wb") as file:
+            np.savez(file, allow_pickle=False, **checkpoint.lanes.arrays())
     pairs = assembly.held_out.pairs if assembly.held_out else assembly.shards[0].pairs
     assembly.source.verify_saved(target, pairs[:_CHECKED_PAIRS])
     summary = run_summary(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy.typing as npt
 
 from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.tokenize import TokenizedPair, Tokenizer, tokenize_pairs
-from privfed_dpo.durable import naming, removed_on_failure
+from privfed_dpo.durable import drafted
 from privfed_dpo.exclusive import one_at_a_time
 
 # Changes whenever the ids of the same pair could change.
@@ -82,13 +80,8 @@ def _write(path: Path, pairs: Iterable[TokenizedPair]) -> None:
         "lengths": np.array([len(ids) for ids in parts], dtype=np.int64),
         "keys": np.frombuffer(b"".join(bytes.fromhex(p.key) for p in listed), dtype=np.uint8),
     }
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with naming(path), removed_on_failure(Path(draft)):
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, checksum=_checksum(arrays), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).replace(path)
+    with drafted(path) as draft, draft.open("wb") as file:
+        np.savez(file, allow_pickle=False, checksum=_checksum(arrays), **arrays)
 
 
 def _read(path: Path) -> tuple[TokenizedPair, ...] | None:

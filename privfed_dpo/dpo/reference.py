@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from safetensors.numpy import save as encode_tensors
 
 from privfed_dpo.data.tokenize import TokenizedPair
 from privfed_dpo.dpo.dealing import ALONE, Deal
-from privfed_dpo.durable import naming, removed_on_failure
+from privfed_dpo.durable import drafted
 from privfed_dpo.exclusive import one_at_a_time
 from privfed_dpo.model.adapters import Adapter, Float32Vector
 from privfed_dpo.model.pair_batch import length_ordered_batches
@@ -165,14 +163,8 @@ class ReferenceLogprobs:
             metadata={"fingerprint": self._fingerprint, "sha256": checksum},
         )
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=folder, suffix=".part")
-        path = folder / f"{checksum[:32]}.safetensors"
-        with naming(path), removed_on_failure(Path(draft)):
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(draft).replace(path)
+        with drafted(folder / f"{checksum[:32]}.safetensors") as draft:
+            draft.write_bytes(content)
 
     def _load(self) -> None:
         if self._folder is None or not self._folder.is_dir():

@@ -5,18 +5,15 @@ Secrets are not in it: keys and noise live in memory only, and a resumed process
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from privfed_dpo.durable import write_atomically
+from privfed_dpo.engine.checked_arrays import Array, read_arrays, write_arrays
 from privfed_dpo.engine.events import MetricsRow
 from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.errors import ResumeMismatch
@@ -27,7 +24,6 @@ _LANES = "lanes_"
 _NODES = "nodes_"
 _DRIFT = "drift_"
 _SCHEMA = 1
-_Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         data_fingerprint=checkpoint.data_fingerprint,
         seconds=checkpoint.seconds,
     )
-    buffer = io.BytesIO()
     arrays: dict[str, npt.NDArray[np.generic]] = dict(checkpoint.state.arrays())
     if checkpoint.lanes is not None:
         lanes = checkpoint.lanes.arrays()
@@ -86,9 +81,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     arrays |= {f"{_NODES}{name}": array for name, array in (checkpoint.nodes or {}).items()}
     arrays |= {f"{_DRIFT}{name}": array for name, array in (checkpoint.drift or {}).items()}
     arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
-    np.savez(buffer, allow_pickle=False, **arrays)
-    body = buffer.getvalue()
-    write_atomically(folder / _STATE_FILE, hashlib.sha256(body).digest() + body)
+    write_arrays(folder / _STATE_FILE, arrays)
 
 
 def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> Checkpoint:
@@ -126,7 +119,7 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
     )
 
 
-def _group(arrays: Mapping[str, _Array], prefix: str) -> dict[str, _Array]:
+def _group(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()
@@ -134,17 +127,11 @@ def _group(arrays: Mapping[str, _Array], prefix: str) -> dict[str, _Array]:
     }
 
 
-def _read(path: Path) -> tuple[_Header, dict[str, _Array]]:
+def _read(path: Path) -> tuple[_Header, dict[str, Array]]:
     try:
-        content = path.read_bytes()
+        arrays = read_arrays(path, "the checkpoint")
     except OSError as error:
         raise ResumeMismatch("the checkpoint", expected=str(path), found="nothing") from error
-    digest, body = content[:32], content[32:]
-    found = hashlib.sha256(body).digest()
-    if found != digest:
-        raise ResumeMismatch("the checkpoint", expected=digest.hex(), found=found.hex())
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
     try:
         header = msgspec.json.decode(arrays.pop("header").tobytes(), type=_Header)
     except msgspec.ValidationError as error:

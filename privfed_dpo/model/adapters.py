@@ -15,6 +15,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from privfed_dpo.durable import sync_files
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapter_spec import (
     AdapterSpec,
@@ -171,11 +172,15 @@ class Adapter:
                 parameter.requires_grad_(flag)
 
     def save(self, directory: Path) -> None:
-        """Writes the adapter in peft's format (`adapter_config.json`, safetensors).
+        """Writes the adapter in peft's format (`adapter_config.json`, safetensors), synced.
 
         Check what was written with `verify_saved_adapter`.
+
+        Raises:
+            OSError: it could not be written.
         """
         self.model.save_pretrained(directory, safe_serialization=True)
+        sync_files(directory)
 
 
 def _lay_out(named: list[tuple[str, nn.Parameter]]) -> tuple[ParameterSlot, ...]:

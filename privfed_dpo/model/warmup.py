@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 
+from privfed_dpo.durable import drafted
 from privfed_dpo.errors import ModelError
 from privfed_dpo.exclusive import one_at_a_time
 from privfed_dpo.model.loading import LoadedModel
@@ -166,7 +165,5 @@ def _read(loaded: LoadedModel, path: Path) -> float | None:
 
 def _write(loaded: LoadedModel, path: Path, loss: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(descriptor)
-    save_weights(loaded.model, draft, metadata={"loss": repr(loss)})
-    Path(draft).replace(path)
+    with drafted(path) as draft:
+        save_weights(loaded.model, str(draft), metadata={"loss": repr(loss)})

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,10 @@ from privfed_dpo.dpo.reference import SafetensorError
 from privfed_dpo.durable import (
     append_line,
     cut_torn_line,
+    drafted,
     naming,
     no_room_behind,
+    sync_files,
     write_atomically,
     write_new_secret,
 )
@@ -49,6 +52,45 @@ def test_where_there_is_no_room_the_old_file_stays_and_the_error_names_it(tmp_pa
     assert caught.value.filename == str(target)
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "its room is given back"
+
+
+def test_a_draft_takes_the_place_of_a_file_only_when_it_is_whole(tmp_path, monkeypatch):
+    target = tmp_path / "file"
+    with drafted(target) as draft:
+        draft.write_bytes(b"old")
+        assert not target.exists()
+    with pytest.raises(OSError, match="Is a directory"), drafted(target):
+        tmp_path.write_bytes(b"what fails half-way")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught, drafted(target) as draft:
+        draft.write_bytes(b"new")
+    assert caught.value.filename == str(target)
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "no draft is left"
+
+
+def test_drafts_of_one_file_do_not_meet(tmp_path):
+    target = tmp_path / "file"
+    with drafted(target) as first, drafted(target) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert target.read_bytes() == b"first", "the last to end stays, whole"
+
+
+def test_what_a_library_wrote_is_synced_file_by_file(tmp_path, monkeypatch):
+    for name in ("weights", "config"):
+        (tmp_path / name).write_bytes(b"content")
+    (tmp_path / "folder").mkdir()
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    sync_files(tmp_path)
+    wanted = {path.stat().st_ino for path in (tmp_path / "weights", tmp_path / "config", tmp_path)}
+    assert set(synced) == wanted
+    assert synced[-1] == tmp_path.stat().st_ino, "names last"
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        sync_files(tmp_path)
+    assert Path(caught.value.filename).parent == tmp_path
 
 
 def test_the_kernel_itself_refuses(tmp_path):
