@@ -10,7 +10,7 @@ from privfed_dpo.audit.held_back import hold_back
 from privfed_dpo.config import Config
 from privfed_dpo.data.copies import require_stated_copies
 from privfed_dpo.data.pairs import PreferencePair
-from privfed_dpo.data.partition import Partition, partition_pairs
+from privfed_dpo.data.partition import Partition, note_left_out, partition_pairs
 from privfed_dpo.data.preferences import load_preferences
 from privfed_dpo.data.synthetic import SyntheticTask, synthetic_task
 from privfed_dpo.errors import DataError
@@ -101,6 +101,7 @@ def load_inputs(config: Config) -> Inputs:
         seed=config.run.seed,
         alpha=data.dirichlet_alpha,
     )
+    note_left_out(partition.facts)
     audited = hold_back(partition, config.evaluation.audit_held_back, seed=config.run.seed)
     _check_copies(config, audited.partition)
     return Inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from privfed_dpo import lifecycle
+from privfed_dpo.commands.interruption import second_ctrl_c_ends_at_once
 from privfed_dpo.errors import PrivFedError
 from privfed_dpo.observe.quantities import format_epsilon, format_number, format_share
 from privfed_dpo.sweep.conduct import conduct, prepare, progress_of
@@ -18,7 +20,7 @@ from privfed_dpo.sweep.figures import OBJECTIVES
 from privfed_dpo.sweep.price import PRICE_HEADS, price_rows
 from privfed_dpo.sweep.progress import SweepProgress
 from privfed_dpo.sweep.results import Setting, SweepResults, settings
-from privfed_dpo.sweep.store import Address
+from privfed_dpo.sweep.store import DEFAULT_STUDY, Address
 from privfed_dpo.sweep.sweep_file import load_sweep
 
 
@@ -70,15 +72,14 @@ def run_sweep(
     progress = SweepProgress(
         console, metric=spec.objective, total=total, done=ended, workers=workers
     )
+    advice = _go_on(file, address, overrides)
     try:
-        with progress:
+        with second_ctrl_c_ends_at_once(lambda: advice), progress:
             results = conduct(store, train_run, workers, progress)
     except KeyboardInterrupt as stop:
         raise SweepInterrupted(
             "interrupted; finished runs are kept, and the others go on where they were",
-            advice=f"Go on with the same command: privfed-dpo sweep {file} --dir "
-            f"{address.directory}{' --storage URL' if address.url else ''}"
-            f"{''.join(f' {typed}' for typed in overrides)}",
+            advice=advice,
         ) from stop
     elsewhere = store.elsewhere()
     if elsewhere:
@@ -87,6 +88,16 @@ def run_sweep(
         console.print(part, soft_wrap=isinstance(part, str), highlight=False)
     console.print(f"report: {address.directory / 'report.html'}", soft_wrap=True, highlight=False)
     return results.complete and not results.failed
+
+
+def _go_on(file: Path, address: Address, overrides: Sequence[str]) -> str:
+    """The command that takes a sweep up again; a database's URL may hold a password."""
+    words = ["privfed-dpo", "sweep", str(file), "--dir", str(address.directory)]
+    if address.url:
+        words += ["--storage", "URL"]
+    if address.study != DEFAULT_STUDY:
+        words += ["--study", address.study]
+    return f"Go on with the same command: {shlex.join([*words, *overrides])}"
 
 
 def render_results(results: SweepResults) -> list[RenderableType]:

@@ -31,7 +31,7 @@ def escaped(text: str) -> str:
 
 
 def quieten() -> None:
-    """Keep libraries quiet, and show notes as one line; within `warnings.catch_warnings`."""
+    """Keep libraries quiet and show each note once, in a line; within `warnings.catch_warnings`."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings(
@@ -39,10 +39,14 @@ def quieten() -> None:
     )
     warnings.simplefilter("always", InputNotice)
     otherwise = warnings.showwarning
+    told: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, InputNotice):
-            standard_error().print(f"[yellow]note:[/] {escaped(str(message))}")
+            text = str(message)
+            if text not in told:
+                told.add(text)
+                standard_error().print(f"[yellow]note:[/] {escaped(text)}")
         else:
             otherwise(message, category, *where, **more)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from privfed_dpo.data.pairs import PreferencePair
-from privfed_dpo.errors import DataError
+from privfed_dpo.errors import DataError, InputNotice
 
 PartitionKind = Literal["natural", "iid", "dirichlet", "opposed"]
 
@@ -63,6 +64,29 @@ class Partition:
 
     shards: tuple[ClientShard, ...]
     facts: PartitionFacts
+
+
+def note_left_out(facts: PartitionFacts) -> None:
+    """Warn where clients or pairs take no part, which their owner may not have meant.
+
+    Args:
+        facts: of pairs that one person divides among simulated clients.
+    """
+    said = []
+    if facts.dropped_clients:
+        clients = facts.clients + facts.dropped_clients
+        said.append(
+            f"{facts.dropped_clients} of {clients} clients are left out: they hold fewer pairs "
+            "than data.min_pairs, or were not drawn (data.clients)."
+        )
+    if facts.dropped_pairs:
+        pairs = facts.pairs_total + facts.dropped_pairs
+        theirs = "theirs, or " if facts.dropped_clients else ""
+        said.append(
+            f"{facts.dropped_pairs} of {pairs} pairs are left out: {theirs}above data.max_pairs."
+        )
+    if said:
+        warnings.warn(" ".join(said), InputNotice, stacklevel=2)
 
 
 def partition_pairs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypeAlias
 
 from privfed_dpo.config import Config
 from privfed_dpo.engine.events import Observer
+from privfed_dpo.errors import InputNotice
 from privfed_dpo.sweep.outcome import has_ended
 
 
@@ -34,6 +36,8 @@ Runner: TypeAlias = Callable[[Job, Sequence[Observer]], None]
 def train_run(job: Job, observers: Sequence[Observer]) -> None:
     """Train, or go on training; then audit, if the run carries canaries.
 
+    Who is left out of the data was said when the sweep made its plans.
+
     Raises:
         PrivFedError: see `lifecycle.train` and `audit_run`.
     """
@@ -41,10 +45,12 @@ def train_run(job: Job, observers: Sequence[Observer]) -> None:
     from privfed_dpo.audit.run_audit import AUDIT_FILE, audit_run  # noqa: PLC0415
     from privfed_dpo.report.page import write_report  # noqa: PLC0415
 
-    if not job.resume:
-        lifecycle.train(job.config, folder=job.folder, observers=observers)
-    elif not has_ended(job.folder):
-        lifecycle.resume(job.folder, observers=observers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*are left out", category=InputNotice)
+        if not job.resume:
+            lifecycle.train(job.config, folder=job.folder, observers=observers)
+        elif not has_ended(job.folder):
+            lifecycle.resume(job.folder, observers=observers)
     wanted = job.config.evaluation.audit_lanes or job.config.evaluation.audit_pairs
     if wanted and not (job.folder / AUDIT_FILE).is_file():
         audit_run(job.folder, lifecycle.reopen)

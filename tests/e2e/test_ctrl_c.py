@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.support.command_line import Ended, caller, own_data, start_process, write_inputs
+from tests.support.tiny_run import TINY
 
 # A tidy end that never comes: only a second Ctrl-C can end this.
 _STUCK = """
@@ -25,6 +26,29 @@ with resumable(Path(sys.argv[1])):
         print("tidying up", flush=True)
         while True:
             signal.pause()
+"""
+
+
+_STUCK_SWEEP = """
+import signal, sys
+from pathlib import Path
+from privfed_dpo.commands import sweep
+from privfed_dpo.sweep.store import Address
+def workers_that_will_not_end(*_):
+    try:
+        print("at work", flush=True)
+        signal.pause()
+    finally:
+        print("tidying up", flush=True)
+        while True:
+            signal.pause()
+sweep.conduct = workers_that_will_not_end
+signal.signal(signal.SIGINT, signal.default_int_handler)
+home = Path(sys.argv[1])
+sweep.run_sweep(
+    home / "sweep.yaml", Address(home / "a sweep", None, "other"), ["federation.rounds=3"],
+    workers=1, retry_failed=False, give_up_elsewhere=False,
+)
 """
 
 
@@ -76,26 +100,47 @@ def test_ctrl_c_held_down_ends_a_run_that_goes_on_as_it_says(home, run):
     run("verify", folder).succeeded()
 
 
-@pytest.mark.parametrize("began", [True, False])
-def test_a_second_ctrl_c_ends_at_once_what_will_not_end_tidily(tmp_path, began):
-    if began:
-        (tmp_path / "ledger.jsonl").write_text("{}\n")
+def interrupted_twice(program, folder):
+    """Press Ctrl-C while it works, and again while it tidies up for ever; how it ended."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _STUCK, str(tmp_path)],
+        [sys.executable, "-c", program, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    for expected in ("at work\n", "tidying up\n"):
-        assert process.stdout.readline() == expected
-        process.send_signal(signal.SIGINT)
+    awaited = ["at work\n", "tidying up\n"]
+    for line in process.stdout:
+        if line == awaited[0]:
+            process.send_signal(signal.SIGINT)
+            awaited.pop(0)
+        if not awaited:
+            break
     out, err = process.communicate()
     ended = Ended(process.returncode, out, err)
     assert ended.code == 1
     assert "stopped at once" in ended.err
+    return ended
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_a_second_ctrl_c_ends_at_once_what_will_not_end_tidily(tmp_path, began):
+    if began:
+        (tmp_path / "ledger.jsonl").write_text("{}\n")
+    ended = interrupted_twice(_STUCK, tmp_path)
     goes_on = f"Go on with: privfed-dpo resume {tmp_path}"
     starts = f"Start again with the same command. Remove {tmp_path} first."
     assert (goes_on if began else starts) in ended.err
+
+
+def test_a_second_ctrl_c_ends_a_sweep_whose_workers_will_not(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "sweep.yaml").write_text("base: tiny.yaml\nseeds: [0]\n")
+    ended = interrupted_twice(_STUCK_SWEEP, tmp_path)
+    (advised,) = set(re.findall(r"Go on with the same command: privfed-dpo (.+)", ended.err))
+    assert shlex.split(advised) == [
+        *("sweep", str(tmp_path / "sweep.yaml"), "--dir", str(tmp_path / "a sweep")),
+        *("--study", "other", "federation.rounds=3"),
+    ]
 
 
 def test_a_process_that_ignores_ctrl_c_keeps_ignoring_it(tmp_path):

@@ -93,6 +93,15 @@ def test_one_pair_per_client_is_enough(train, run, tmp_path):
     run("verify", tmp_path / "run").succeeded()
 
 
+def test_who_is_left_out_is_said_once_by_plan_and_by_train(train, run, tmp_path):
+    small = [{**row, "user": f"small-{row['user']}", "prompt": "And now?"} for row in ROWS[:8:4]]
+    rows = [*ROWS, *small]
+    ended = train(rows, "data.min_pairs=4").succeeded()
+    assert ended.err.count("note: 2 of 7 clients are left out") == 1
+    planned = run("plan", tmp_path / "run" / "config.yaml").succeeded()
+    assert "note: 2 of 7 clients are left out" in planned.err
+
+
 def long_prompts(rows):
     return [{**row, "prompt": f"{row['prompt']} " * 40} for row in rows]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import pytest
 
 from privfed_dpo.data.pairs import PreferencePair
-from privfed_dpo.data.partition import partition_pairs
-from privfed_dpo.errors import DataError
+from privfed_dpo.data.partition import note_left_out, partition_pairs
+from privfed_dpo.errors import DataError, InputNotice
 
 
 def pairs_of(sizes, topic="t"):
@@ -84,6 +85,30 @@ def test_dirichlet_can_group_by_user_and_drops_only_empty_clients():
     assert partition.facts.clients + partition.facts.dropped_clients == 6
     assert partition.facts.dropped_clients > 0
     assert partition.facts.dropped_pairs == 0
+
+
+def left_out(pairs, **how):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        note_left_out(partition_pairs(pairs, **how).facts)
+    assert all(note.category is InputNotice for note in told)
+    return [str(note.message) for note in told]
+
+
+def test_what_is_left_out_is_said():
+    pairs = pairs_of({"alice": 9, "bob": 3, "carol": 1})
+    assert left_out(pairs, kind="natural") == []
+    (said,) = left_out(pairs, kind="natural", min_pairs=2, max_pairs=5)
+    assert said == (
+        "1 of 3 clients are left out: they hold fewer pairs than data.min_pairs, or were not "
+        "drawn (data.clients). 5 of 13 pairs are left out: theirs, or above data.max_pairs."
+    )
+    assert left_out(pairs, kind="natural", max_pairs=5) == [
+        "4 of 13 pairs are left out: above data.max_pairs."
+    ]
+    (said,) = left_out(pairs, kind="dirichlet", clients=13, alpha=0.05)
+    assert "of 13 clients are left out" in said
+    assert "pairs are left out" not in said, "clients without pairs take none along"
 
 
 def test_opposed_flips_the_last_clients_and_says_so():
