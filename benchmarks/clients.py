@@ -187,6 +187,7 @@ def contributors(plan, source, shards):
 
 
 def with_server(plan, source, shards, folder):
+    coordinator = IdentityKey.generate(os.urandom)
     identities = [IdentityKey.generate(os.urandom) for _ in shards]
     roster = {number: identity.public for number, identity in enumerate(identities)}
     clients = [
@@ -195,6 +196,7 @@ def with_server(plan, source, shards, folder):
             run_id=RUN_ID,
             identity=identity,
             roster=roster,
+            coordinator=coordinator.public,
             entropy=os.urandom,
         )
         for contributor, identity in zip(
@@ -206,6 +208,7 @@ def with_server(plan, source, shards, folder):
         run_id=RUN_ID,
         roster=roster,
         ledger=ledger_of(plan, folder),
+        sign=coordinator.sign,
         update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.9),
         measure=lambda _: {},
         measure_every=plan.rounds,

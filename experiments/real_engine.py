@@ -111,6 +111,7 @@ def engine_iterates(objective: Objective, plan: RunPlan, ledger: Path, entropy: 
     Returns:
         The global adapter after every round, [rounds, d].
     """
+    coordinator = IdentityKey.generate(entropy)
     identities = [IdentityKey.generate(entropy) for _ in plan.facts.client_names]
     roster = {number: identity.public for number, identity in enumerate(identities)}
     handlers = {
@@ -119,6 +120,7 @@ def engine_iterates(objective: Objective, plan: RunPlan, ledger: Path, entropy: 
             run_id=RUN_ID,
             identity=identity,
             roster=roster,
+            coordinator=coordinator.public,
             entropy=entropy,
         ).handle
         for number, identity in enumerate(identities)
@@ -129,6 +131,7 @@ def engine_iterates(objective: Objective, plan: RunPlan, ledger: Path, entropy: 
         run_id=RUN_ID,
         roster=roster,
         ledger=Ledger.create(ledger, _header(plan)),
+        sign=coordinator.sign,
         update=ServerUpdate(
             kind="sgd",
             learning_rate=float(str(plan.objective["learning_rate"])),

@@ -127,6 +127,7 @@ class Assembly:
                 run_id=run_id,
                 identity=enrolment.identities[number],
                 roster=enrolment.roster,
+                coordinator=enrolment.coordinator.public,
                 entropy=entropy,
                 participations=participations.get(names[number], 0),
                 control=controls[number] if controls else None,

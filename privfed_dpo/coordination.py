@@ -29,6 +29,7 @@ from privfed_dpo.engine.events import (
     RunFinished,
 )
 from privfed_dpo.engine.federated import FederatedTraining
+from privfed_dpo.engine.invitations import Signer
 from privfed_dpo.engine.training import TrainingScript, lost_rows, start_row
 from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
 from privfed_dpo.exclusive import sole_process
@@ -50,8 +51,8 @@ class Coordination:
         assembly: plan, model and measure.
         folder: the run folder.
         ledger: open, and signed by the coordinator.
-        run_id: 16 bytes that name the run.
         roster: identity keys of all enrolled clients, by number.
+        sign: the coordinator's key.
         observers: told everything that happens.
         entropy: source of the coordinator's secrets.
     """
@@ -59,10 +60,15 @@ class Coordination:
     assembly: Assembly
     folder: Path
     ledger: Ledger
-    run_id: bytes
     roster: Mapping[int, bytes]
+    sign: Signer
     observers: Sequence[Observer]
     entropy: Entropy
+
+    @property
+    def run_id(self) -> bytes:
+        """16 bytes that name the run."""
+        return bytes.fromhex(self.ledger.header.run_id)
 
     def begin(self, checkpoint: Checkpoint) -> Checkpoint:
         """Measure the untrained model, save that, announce plan and row.
@@ -116,6 +122,7 @@ class Coordination:
             run_id=self.run_id,
             roster=self.roster,
             ledger=self.ledger,
+            sign=self.sign,
             update=ServerUpdate(
                 kind=config.federation.server_optimizer,
                 learning_rate=config.federation.learning_rate,

@@ -116,7 +116,8 @@ def train(
         header = ledger_header(assembly, run_id, folder, keys)
         ledger = Ledger.create(folder / LEDGER_FILE, header, signer=enrolment.coordinator.sign)
         told = (*keepers(folder, config), *observers)
-        run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
+        sign = enrolment.coordinator.sign
+        run = Coordination(assembly, folder, ledger, enrolment.roster, sign, told, entropy)
         return _Simulation(run, enrolment).play(run.begin(checkpoint))
 
 
@@ -167,8 +168,8 @@ def _resume(folder: Path, observers: Sequence[Observer], entropy: Entropy) -> Pa
         require_same_config(folder, ledger)
         enrolment = Enrolment.load(folder / CHECKPOINT_FOLDER / KEYS_FILE, len(assembly.shards))
         ledger = Ledger.open(folder / LEDGER_FILE, signer=enrolment.coordinator.sign)
-        run_id = bytes.fromhex(ledger.header.run_id)
-        run = Coordination(assembly, folder, ledger, run_id, enrolment.roster, told, entropy)
+        sign = enrolment.coordinator.sign
+        run = Coordination(assembly, folder, ledger, enrolment.roster, sign, told, entropy)
         return _Simulation(run, enrolment).play(run.recover(checkpoint))
 
 

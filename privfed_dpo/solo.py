@@ -102,6 +102,7 @@ def train_alone(
         run_id=run_id,
         identity=enrolment.identities[0],
         roster=enrolment.roster,
+        coordinator=enrolment.coordinator.public,
         entropy=entropy,
     )
 
@@ -115,6 +116,7 @@ def train_alone(
             run_id=run_id,
             roster=enrolment.roster,
             ledger=_scratch_ledger(Path(folder), plan, run_id),
+            sign=enrolment.coordinator.sign,
             update=update,
             measure=told,
             measure_every=1,

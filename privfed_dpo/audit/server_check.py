@@ -64,6 +64,7 @@ def _trained(
     run_id = secret(seed, "run")(16)
     contributors = _contributors(plan, build, seed)
     identities = [IdentityKey.generate(secret(seed, "key", c.client)) for c in contributors]
+    coordinator = IdentityKey.generate(secret(seed, "coordinator"))
     roster = {number: identity.public for number, identity in enumerate(identities)}
     clients = {
         c.client: FederatedClient(
@@ -71,6 +72,7 @@ def _trained(
             run_id=run_id,
             identity=identity,
             roster=roster,
+            coordinator=coordinator.public,
             entropy=secret(seed, "protocol", c.client),
         )
         for c, identity in zip(contributors, identities, strict=True)
@@ -82,6 +84,7 @@ def _trained(
             run_id=run_id,
             roster=roster,
             ledger=Ledger.create(Path(folder) / "ledger.jsonl", _header(plan, run_id)),
+            sign=coordinator.sign,
             update=ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
             measure=lambda _: {},
             measure_every=1,

@@ -31,6 +31,11 @@ class LimitsConfig(Section):
     min_colluders: Annotated[int, Field(ge=0)] = Field(
         0, description="clients that a plan must assume to help the server, at least"
     )
+    allow_clear_updates: bool = Field(
+        False,
+        description="whether plans without secure aggregation are allowed, whose server sees this "
+        "client's own noisy update",
+    )
     plans: tuple[str, ...] = Field(
         (), description="plan hashes that are allowed; empty allows every plan within the limits"
     )

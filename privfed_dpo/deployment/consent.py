@@ -27,8 +27,11 @@ def objections(plan: RunPlan, limits: LimitsConfig) -> list[str]:
         found.append(f"the plan spends epsilon {epsilon:.4g}, at most {limits.max_epsilon:g} ever")
     if plan.delta > limits.max_delta:
         found.append(f"the plan takes delta {plan.delta:.3g}, at most {limits.max_delta:g} ever")
-    if plan.cohort < limits.min_cohort:
-        found.append(f"{plan.cohort} clients in a round, at least {limits.min_cohort} wanted")
+    if not plan.secure_aggregation and not limits.allow_clear_updates:
+        found.append("without secure aggregation the server sees this client's own update")
+    smallest = plan.threshold if plan.secret_cohorts else plan.cohort
+    if smallest < limits.min_cohort:
+        found.append(f"{smallest} clients in a round, at least {limits.min_cohort} wanted")
     if plan.threshold < limits.min_threshold:
         found.append(
             f"sums of {plan.threshold} contributions, at least {limits.min_threshold} wanted"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accounting import Ledger
-from privfed_dpo.assembly import assemble, plan_only
+from privfed_dpo.assembly import Assembly, assemble, plan_only
 from privfed_dpo.config import Config, dump_config, load_config
 from privfed_dpo.coordination import (
     Coordination,
@@ -115,9 +115,7 @@ def serve(
         header = ledger_header(assembly, run_id, folder, parties.roster.public_facts())
         ledger = Ledger.create(folder / LEDGER_FILE, header, signer=parties.identity.sign)
         told = _told(folder, config, journal, observers)
-        run = Coordination(
-            assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy
-        )
+        run = parties.coordination(assembly, folder, ledger, told, entropy)
         return _play(run, parties, run.begin(checkpoint), journal)
 
 
@@ -162,8 +160,7 @@ def _resume(
         plan_hash=assembly.plan.plan_hash,
         data_fingerprint=assembly.data_fingerprint,
     )
-    run_id = bytes.fromhex(ledger.header.run_id)
-    run = Coordination(assembly, folder, ledger, run_id, parties.roster.by_number, told, entropy)
+    run = parties.coordination(assembly, folder, ledger, told, entropy)
     return _play(run, parties, run.recover(checkpoint), journal)
 
 
@@ -192,6 +189,18 @@ class _Parties:
                 advice="privfed-dpo enrol shows the key that belongs there.",
             )
         return cls(roster, identity)
+
+    def coordination(
+        self,
+        assembly: Assembly,
+        folder: Path,
+        ledger: Ledger,
+        told: Sequence[Observer],
+        entropy: Entropy,
+    ) -> Coordination:
+        """The coordinator's part of a run between these parties."""
+        keys, sign = self.roster.by_number, self.identity.sign
+        return Coordination(assembly, folder, ledger, keys, sign, told, entropy)
 
 
 def _play(run: Coordination, parties: _Parties, checkpoint: Checkpoint, journal: Journal) -> Path:

@@ -211,6 +211,7 @@ class Member:
             run_id=run_id,
             identity=self._identity,
             roster=self._roster.by_number,
+            coordinator=self._roster.coordinator,
             entropy=self._entropy,
             participations=self._books.participations(run_id),
             last_round=self._books.last_round(run_id),

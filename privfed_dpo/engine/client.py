@@ -6,7 +6,6 @@ plan and the roster fixed at enrolment, and answers every round once.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from accounting import receipt_message
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.control_variates import ControlVariate, ControlVariateLost, Correction
+from privfed_dpo.engine.invitations import holds_its_adapter, invitation_message, round_id
 from privfed_dpo.engine.messages import (
     COORDINATOR,
     PLAIN_INPUT,
@@ -28,6 +28,7 @@ from privfed_dpo.engine.messages import (
     encode,
 )
 from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.enrolment import signed_by
 from privfed_dpo.errors import PrivFedError
 from privfed_dpo.mechanism.keystream import Entropy
 from secure_agg import ClientSession, IdentityKey, Phase
@@ -39,11 +40,6 @@ class ClientRefused(PrivFedError):
     exit_code = 4
 
 
-def round_id(run_id: bytes, round_number: int) -> bytes:
-    """Bytes unique to this run and round, bound into every key and signature of its protocol."""
-    return hashlib.sha256(b"privfed-dpo/round/" + run_id + round_number.to_bytes(8, "big")).digest()
-
-
 class FederatedClient:
     """One client's side of all rounds.
 
@@ -52,6 +48,7 @@ class FederatedClient:
         run_id: 16 bytes that name the run.
         identity: the client's long-lived signing key.
         roster: identity keys of all enrolled clients, by number, fixed before the run.
+        coordinator: identity key of the coordinator, fixed before the run.
         entropy: source of protocol keys; `os.urandom` outside tests.
         participations: rounds of this run the client took part in before this process.
         last_round: the latest of them; it and all before it are refused.
@@ -62,6 +59,7 @@ class FederatedClient:
     __slots__ = (
         "_contributor",
         "_control",
+        "_coordinator",
         "_entropy",
         "_identity",
         "_last_round",
@@ -79,6 +77,7 @@ class FederatedClient:
         run_id: bytes,
         identity: IdentityKey,
         roster: Mapping[int, bytes],
+        coordinator: bytes,
         entropy: Entropy,
         participations: int = 0,
         last_round: int = 0,
@@ -89,6 +88,7 @@ class FederatedClient:
         self._run_id = run_id
         self._identity = identity
         self._roster = roster
+        self._coordinator = coordinator
         self._entropy = entropy
         self._last_round = last_round
         self._participations = participations
@@ -144,13 +144,18 @@ class FederatedClient:
             vector = self._vector()
             return PLAIN_INPUT, vector.tobytes()
         params = self._plan.protocol_params(
-            round_id(self._run_id, envelope.round),
+            round_id(self._run_id, envelope.round, start),
             {number: self._roster[number] for number in start.cohort},
         )
         self._session = ClientSession(params, self.number, self._identity, self._entropy)
         return Phase.ADVERTISE_KEYS.value, self._session.advertise()
 
     def _check(self, round_number: int, start: RoundStart) -> None:
+        if not 1 <= round_number <= self._plan.rounds:
+            raise ClientRefused(f"the plan has no round {round_number}")
+        message = invitation_message(self._run_id, round_number, start)
+        if not signed_by(self._coordinator, message, start.signature):
+            raise ClientRefused("the invitation is not signed by the enrolled coordinator")
         if round_number <= self._last_round:
             raise ClientRefused(
                 f"round {round_number} was asked after round {self._last_round}: a client answers "
@@ -171,14 +176,21 @@ class FederatedClient:
             or not set(cohort) <= self._roster.keys()
         ):
             raise ClientRefused("the cohort is not one that the plan and the roster allow")
+        self._check_contents(round_number, start)
+
+    def _check_contents(self, round_number: int, start: RoundStart) -> None:
         if len(start.weights) != 4 * self._plan.facts.dimension:
             raise MalformedEnvelope("the adapter has the wrong length")
+        if not holds_its_adapter(self._plan, round_number, self.number, start):
+            raise ClientRefused("the adapter is not the one that all clients were told of")
+        if not np.isfinite(np.frombuffer(start.weights, dtype="<f4")).all():
+            raise ClientRefused("the adapter is not finite, so nothing can be learned from it")
         control = start.control
         if (control is not None) != self._plan.drift.scaffold:
             raise MalformedEnvelope("the plan and the invitation disagree about control variates")
         if control is not None and (
             len(control.values) != 4 * self._plan.facts.dimension
-            or len(control.counted) != len(cohort)
+            or len(control.counted) != len(start.cohort)
         ):
             raise MalformedEnvelope("the control variate does not fit the adapter and the cohort")
 

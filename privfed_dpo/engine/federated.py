@@ -20,6 +20,7 @@ from privfed_dpo.engine.cohort import choose_cohort, draw_secret_cohort
 from privfed_dpo.engine.drift_state import Arrays, Departure, DriftState
 from privfed_dpo.engine.events import MetricsRow, Observer, RoundFinished, RoundStarted
 from privfed_dpo.engine.exchange import Exchange
+from privfed_dpo.engine.invitations import Signer
 from privfed_dpo.engine.lanes import LaneRecord
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.receipts import ReceiptBook
@@ -44,6 +45,7 @@ class FederatedTraining:
         run_id: 16 bytes that name the run.
         roster: identity keys of all enrolled clients, by number.
         ledger: open ledger of this run.
+        sign: the coordinator's key, under which clients know their invitations.
         update: server optimizer.
         measure: metrics of a global adapter on held-out data, by the names of MetricsRow.
         measure_every: rounds between measurements; the last round is always measured.
@@ -62,6 +64,7 @@ class FederatedTraining:
     run_id: bytes
     roster: Mapping[int, bytes]
     ledger: Ledger
+    sign: Signer
     update: ServerUpdate
     measure: Measure
     measure_every: int
@@ -179,6 +182,7 @@ class FederatedTraining:
             run_id=self.run_id,
             round_number=number,
             cohort={client: self.roster[client] for client in self._numbers(names)},
+            sign=self.sign,
             observer=self.observer,
         )
         return (yield from coordinator.script(departure))

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 MAX_ENVELOPE_BYTES = 1 << 31
 
 START = "Start"
@@ -70,12 +70,17 @@ class RoundStart(msgspec.Struct, frozen=True, array_like=True, tag=2):
         plan_hash: 32 bytes; a client that holds another plan refuses.
         cohort: client numbers invited, ascending.
         weights: adapter to set out from, float32 little-endian, shape [d].
+        adapters: SHA-256 of every adapter that a client of the round sets out from, by its age in
+            rounds, the fresh one first; empty bytes for an age that no client has.
+        signature: the coordinator's, see `invitations`.
         control: for SCAFFOLD.
     """
 
     plan_hash: bytes
     cohort: tuple[int, ...]
     weights: bytes
+    adapters: tuple[bytes, ...]
+    signature: bytes
     control: ControlStart | None = None
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from privfed_dpo.engine.client import round_id
 from privfed_dpo.engine.drift_state import Departure
 from privfed_dpo.engine.events import Observer, PhaseClosed
 from privfed_dpo.engine.exchange import Exchange, RoundEnvelopes
+from privfed_dpo.engine.invitations import Signer, invite, round_id
 from privfed_dpo.engine.messages import PLAIN_INPUT, START, RoundStart, SignedReceipt, encode
 from privfed_dpo.engine.plan import RunPlan
 from secure_agg import Phase, RemoteProtocolError, RoundAborted, ServerSession
@@ -55,6 +55,7 @@ class RoundCoordinator:
         run_id: 16 bytes that name the run.
         round_number: training round, from 1.
         cohort: identity keys of the invited clients, by number.
+        sign: the coordinator's key, under which clients know their invitations.
         observer: told when a phase closes.
     """
 
@@ -65,12 +66,14 @@ class RoundCoordinator:
         run_id: bytes,
         round_number: int,
         cohort: Mapping[int, bytes],
+        sign: Signer,
         observer: Observer,
     ) -> None:
         self._plan = plan
         self._run_id = run_id
         self._round = round_number
         self._cohort = dict(sorted(cohort.items()))
+        self._sign = sign
         self._observer = observer
         self._envelopes = RoundEnvelopes(run_id, round_number, observer)
 
@@ -84,30 +87,24 @@ class RoundCoordinator:
             (as the generator's value) the result; a round with too few survivors is a result too,
             without a total.
         """
-        outbox = self._invitations(departure)
+        starts = invite(
+            self._plan,
+            self._run_id,
+            self._round,
+            cohort=tuple(self._cohort),
+            departure=departure,
+            sign=self._sign,
+        )
+        messages = {age: encode(start) for age, start in starts.items()}
+        ages = {client: age for client, (age, _) in departure.late.items()}
+        outbox = {client: messages[ages.get(client, 0)] for client in self._cohort}
         if self._plan.secure_aggregation:
-            return (yield from self._secure_sum(outbox))
+            return (yield from self._secure_sum(starts[0], outbox))
         return (yield from self._plain_sum(outbox))
 
-    def _invitations(self, departure: Departure) -> Mapping[int, bytes]:
-        """One message for all that set out from the same adapter."""
-        ages = {client: departure.late[client][0] for client in departure.late}
-        adapters = {0: departure.weights, **dict(departure.late.values())}
-        messages = {
-            age: encode(
-                RoundStart(
-                    plan_hash=bytes.fromhex(self._plan.plan_hash),
-                    cohort=tuple(self._cohort),
-                    weights=weights.astype("<f4").tobytes(),
-                    control=departure.control,
-                )
-            )
-            for age, weights in adapters.items()
-        }
-        return {client: messages[ages.get(client, 0)] for client in self._cohort}
-
-    def _secure_sum(self, outbox: Mapping[int, bytes]) -> RoundScript:
-        params = self._plan.protocol_params(round_id(self._run_id, self._round), self._cohort)
+    def _secure_sum(self, start: RoundStart, outbox: Mapping[int, bytes]) -> RoundScript:
+        bound = round_id(self._run_id, self._round, start)
+        params = self._plan.protocol_params(bound, self._cohort)
         server = ServerSession(params)
         step = START
         dropped: dict[str, int] = {}

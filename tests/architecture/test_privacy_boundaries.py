@@ -9,7 +9,6 @@ from privfed_dpo.config import parse_config
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused, FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
-from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.errors import ConfigError
@@ -19,7 +18,13 @@ from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
-from tests.support.fake_federation import fake_ledger, fake_training
+from tests.support.fake_federation import (
+    COORDINATOR_KEY,
+    fake_ledger,
+    fake_start,
+    fake_training,
+    invitation,
+)
 from tests.support.tiny_run import tiny_config
 
 CLIENTS, PAIRS, DIMENSION = 4, 30, 3
@@ -103,6 +108,7 @@ def clients_of(plan, rows):
             run_id=RUN_ID,
             identity=identity,
             roster=roster,
+            coordinator=COORDINATOR_KEY.public,
             entropy=counted_entropy(f"keys-{n}"),
         )
         for n, identity in enumerate(identities)
@@ -132,42 +138,31 @@ def test_the_step_is_divided_by_a_public_number_and_not_by_the_batch(tmp_path):
     assert abs(batches.mean() - expected_pairs) < 6 * np.sqrt(0.25 * CLIENTS * PAIRS / 6)
 
 
-def invitation(plan, number, **changes):
-    facts = {
-        "plan_hash": bytes.fromhex(plan.plan_hash),
-        "cohort": tuple(range(CLIENTS)),
-        "weights": WEIGHTS.astype("<f4").tobytes(),
-    }
-    start = RoundStart(**(facts | changes))
-    return encode(
-        Envelope(
-            version=1,
-            run_id=RUN_ID,
-            round=number,
-            step=START,
-            sender=COORDINATOR,
-            payload=encode(start),
-        )
-    )
+def invited(plan, number, **changes):
+    start = fake_start(plan, range(CLIENTS), WEIGHTS, number, run_id=RUN_ID, **changes)
+    return invitation(start, number, RUN_ID)
 
 
 def test_a_client_answers_each_round_once_and_only_its_own_plan():
     plan = plan_of("privacy.mode=local", "secure_agg.enabled=false")
     clients, _ = clients_of(plan, [[0.1, 0.0, 0.0]] * PAIRS)
     client = clients[0]
-    assert client.handle(invitation(plan, 2))
+    assert client.handle(invited(plan, 2))
     moved = (WEIGHTS + 1).astype("<f4").tobytes()
     for number, changes, reason in (
         (2, {}, "each round once"),
         (2, {"weights": moved}, "each round once"),
         (1, {}, "each round once"),
+        (7, {}, "no round 7"),
+        (0, {}, "no round 0"),
+        (3, {"weights": moved}, "not the one that all clients were told of"),
         (3, {"plan_hash": bytes(32)}, "another plan"),
         (3, {"cohort": (0, 1)}, "not one that the plan"),
         (3, {"cohort": (1, 2, 3, 4)}, "not one that the plan"),
     ):
         with pytest.raises(ClientRefused, match=reason):
-            client.handle(invitation(plan, number, **changes))
-    assert client.handle(invitation(plan, 3)), "a refusal is not an answer"
+            client.handle(invited(plan, number, **changes))
+    assert client.handle(invited(plan, 3)), "a refusal is not an answer"
 
 
 def test_distributed_mode_without_secure_aggregation_is_refused():

@@ -180,24 +180,31 @@ def sum_of(assembly, contributors, weights, *, masked):
     from secure_agg import IdentityKey
 
     entropy = counted_entropy("keys")
+    coordinator = IdentityKey.generate(entropy)
     identities = [IdentityKey.generate(entropy) for _ in contributors]
     roster = {n: identity.public for n, identity in enumerate(identities)}
     clients = {
         c.client: FederatedClient(
-            contributor=c, run_id=b"r" * 16, identity=i, roster=roster, entropy=entropy
+            contributor=c,
+            run_id=b"r" * 16,
+            identity=i,
+            roster=roster,
+            coordinator=coordinator.public,
+            entropy=entropy,
         )
         for c, i in zip(contributors, identities, strict=True)
     }
     carrier = LoopbackCarrier({n: c.handle for n, c in clients.items()})
     assert assembly.plan.secure_aggregation is masked
-    coordinator = RoundCoordinator(
+    played = RoundCoordinator(
         plan=assembly.plan,
         run_id=b"r" * 16,
         round_number=1,
         cohort=roster,
+        sign=coordinator.sign,
         observer=lambda _: None,
     )
-    result = drive(coordinator.script(Departure(weights)), carrier)
+    result = drive(played.script(Departure(weights)), carrier)
     assert len(result.survivors) == len(contributors)
     return result.total
 

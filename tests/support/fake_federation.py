@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
@@ -15,6 +17,15 @@ from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.control_variates import ControlVariate
 from privfed_dpo.engine.federated import FederatedTraining
+from privfed_dpo.engine.invitations import invitation_message
+from privfed_dpo.engine.messages import (
+    COORDINATOR,
+    START,
+    WIRE_VERSION,
+    Envelope,
+    RoundStart,
+    encode,
+)
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
@@ -26,6 +37,7 @@ from tests.support.entropy import counted_entropy
 
 RUN_ID = b"fake-run-of-16-b"
 DIMENSION = 12
+COORDINATOR_KEY = IdentityKey.generate(counted_entropy("the coordinator"))
 
 CONFIG = """
 privacy:
@@ -98,6 +110,7 @@ def fake_clients(
             run_id=RUN_ID,
             identity=identities[number],
             roster=roster,
+            coordinator=COORDINATOR_KEY.public,
             entropy=entropy,
             control=controls[number] if controls else None,
         )
@@ -124,8 +137,50 @@ def fake_coordinator(
     """A coordinator that invites the first clients of the roster."""
     cohort = dict(list(roster.items())[: plan.cohort])
     return RoundCoordinator(
-        plan=plan, run_id=RUN_ID, round_number=round_number, cohort=cohort, observer=observer
+        plan=plan,
+        run_id=RUN_ID,
+        round_number=round_number,
+        cohort=cohort,
+        sign=COORDINATOR_KEY.sign,
+        observer=observer,
     )
+
+
+def fake_start(
+    plan: RunPlan,
+    cohort: Sequence[int],
+    weights: np.ndarray,
+    round_number: int = 1,
+    /,
+    run_id: bytes = RUN_ID,
+    **changes,
+) -> RoundStart:
+    """What the coordinator would send to clients that are all up to date; changes before signing."""
+    sent = weights.astype("<f4").tobytes()
+    fields = {
+        "plan_hash": bytes.fromhex(plan.plan_hash),
+        "cohort": tuple(cohort),
+        "weights": sent,
+        "adapters": (hashlib.sha256(sent).digest(),),
+        "signature": b"",
+    }
+    return signed_start(RoundStart(**{**fields, **changes}), round_number, run_id=run_id)
+
+
+def signed_start(
+    start: RoundStart,
+    round_number: int,
+    key: IdentityKey = COORDINATOR_KEY,
+    run_id: bytes = RUN_ID,
+) -> RoundStart:
+    """An invitation under the coordinator's signature, or somebody else's."""
+    message = invitation_message(run_id, round_number, start)
+    return msgspec.structs.replace(start, signature=key.sign(message))
+
+
+def invitation(start: RoundStart, round_number: int = 1, run_id: bytes = RUN_ID) -> bytes:
+    """The message that carries it."""
+    return encode(Envelope(WIRE_VERSION, run_id, round_number, START, COORDINATOR, encode(start)))
 
 
 def fake_ledger(plan: RunPlan, path: Path) -> Ledger:
@@ -152,6 +207,7 @@ def fake_training(
         "run_id": RUN_ID,
         "roster": roster,
         "ledger": ledger,
+        "sign": COORDINATOR_KEY.sign,
         "update": ServerUpdate(kind="sgd", learning_rate=1.0, momentum=0.0),
         "measure": lambda weights: {},
         "measure_every": 1,

@@ -8,7 +8,13 @@ from privfed_dpo.engine.client import FederatedClient
 from privfed_dpo.engine.drift_state import Departure
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
-from tests.support.fake_federation import DIMENSION, RUN_ID, fake_coordinator, fake_plan
+from tests.support.fake_federation import (
+    COORDINATOR_KEY,
+    DIMENSION,
+    RUN_ID,
+    fake_coordinator,
+    fake_plan,
+)
 
 
 def small_plan(*, clients=5, secure=True):
@@ -50,6 +56,7 @@ class Parties:
                 run_id=RUN_ID,
                 identity=identities[n],
                 roster=self.roster,
+                coordinator=COORDINATOR_KEY.public,
                 entropy=entropy,
             )
             for n in range(count)

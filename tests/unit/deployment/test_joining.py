@@ -22,7 +22,7 @@ from privfed_dpo.deployment.joining import (
     sign_offer,
 )
 from privfed_dpo.deployment.roster import load_roster
-from privfed_dpo.engine.messages import Envelope, MalformedEnvelope, decode, encode
+from privfed_dpo.engine.messages import WIRE_VERSION, Envelope, MalformedEnvelope, decode, encode
 from privfed_dpo.errors import ConfigError, ContradictoryConfig
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
@@ -176,7 +176,7 @@ def test_offers_and_answers_are_bound_to_keys_document_and_nonce():
 
 
 def test_messages_of_rounds_are_no_offers():
-    envelope = Envelope(1, b"r" * 16, 1, "Start", -1, b"")
+    envelope = Envelope(WIRE_VERSION, b"r" * 16, 1, "Start", -1, b"")
     assert not is_offer(encode(envelope))
     assert not is_offer(b"")
 

@@ -1,5 +1,9 @@
 """What a client makes of a run's description that somebody else wrote."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from privfed_dpo.config import parse_config
@@ -14,10 +18,20 @@ from privfed_dpo.deployment.joining import (
 from privfed_dpo.deployment.member import Member
 from privfed_dpo.deployment.roster import Roster
 from privfed_dpo.engine.client import ClientRefused
-from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, encode
+from privfed_dpo.engine.messages import COORDINATOR, START, WIRE_VERSION, Envelope, encode
 from privfed_dpo.errors import ConfigError
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
+from tests.support.fake_federation import (
+    COORDINATOR_KEY,
+    DIMENSION,
+    RUN_ID,
+    fake_contributor,
+    fake_plan,
+    fake_start,
+    invitation,
+    signed_start,
+)
 
 KEYS = {n: IdentityKey.generate(counted_entropy(n)) for n in ("server", "a", "b", "c", "stranger")}
 PAIRS = (PreferencePair(prompt="p", chosen="c", rejected="r"),)
@@ -87,9 +101,73 @@ def test_an_offer_of_somebody_else_or_for_other_parties_is_refused(tmp_path):
 
 
 def test_a_round_of_a_run_that_was_not_joined_is_refused(tmp_path):
-    start = encode(Envelope(1, b"x" * 16, 1, START, COORDINATOR, b""))
+    start = encode(Envelope(WIRE_VERSION, b"x" * 16, 1, START, COORDINATOR, b""))
     with pytest.raises(ClientRefused, match="not joined"):
         member(tmp_path).handle(start)
+
+
+@pytest.fixture
+def joined(tmp_path, monkeypatch):
+    """A client that has joined a run of eight; plan and model are made up, nothing else is."""
+    names = [f"client-{n}" for n in range(8)]
+    keys = {name: IdentityKey.generate(counted_entropy(name)) for name in names}
+    roster = Roster(
+        COORDINATOR_KEY.public, {n: k.public for n, k in keys.items()}, dict.fromkeys(names, 10)
+    )
+    plan = fake_plan("federation.rounds=5")
+    plan = replace(plan, facts=replace(plan.facts, model_fingerprint="ff"))
+    mine = fake_contributor(plan, 0, "mine")
+    monkeypatch.setattr("privfed_dpo.deployment.member.plan_only", lambda config, inputs: plan)
+    monkeypatch.setattr(
+        "privfed_dpo.deployment.member.assemble",
+        lambda config, inputs: SimpleNamespace(plan=plan, shards=[mine.shard], source=mine.source),
+    )
+    policy = ClientPolicy(
+        name="client-0",
+        data="unused",
+        state=str(tmp_path),
+        limits=LimitsConfig(max_epsilon=1000.0, max_delta=0.01),
+    )
+    client = Member(
+        policy,
+        roster=roster,
+        identity=keys["client-0"],
+        pairs=tuple(PreferencePair(f"p{n}", "c", "r") for n in range(10)),
+        entropy=counted_entropy("member"),
+        journal=lambda event, **facts: None,
+    )
+    document = encode(
+        RunDocument(
+            version=DOCUMENT_VERSION,
+            run_id=RUN_ID,
+            config=public_settings(CONFIG),
+            roster=roster.digest,
+            model_fingerprint="ff",
+            plan_hash=plan.plan_hash,
+        )
+    )
+    client.handle(encode(sign_offer(document, COORDINATOR_KEY, b"n" * 32)))
+    return client, plan
+
+
+def test_an_invitation_of_somebody_else_costs_nothing(joined):
+    """Run and plan are public: whoever reaches the port can name them."""
+    client, plan = joined
+    weights = np.zeros(DIMENSION, dtype=np.float32)
+    far, true = (fake_start(plan, range(8), weights, number) for number in (2**63, 1))
+    for start, number in (
+        (signed_start(true, 1, KEYS["stranger"]), 1),
+        (signed_start(far, 2**63, KEYS["stranger"]), 2**63),
+        (far, 2**63),
+        (fake_start(plan, range(8), weights, 6), 6),
+    ):
+        with pytest.raises(ClientRefused, match=r"not signed|no round"):
+            client.handle(invitation(start, number))
+        assert client._books.total().epsilon == 0
+        assert client._books.last_round(RUN_ID) == 0
+    client.handle(invitation(true, 1))
+    assert client._books.total().epsilon > 0
+    assert client._books.last_round(RUN_ID) == 1
 
 
 def test_no_path_in_a_run_s_description_is_followed(tmp_path):

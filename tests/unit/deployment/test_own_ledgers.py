@@ -228,5 +228,26 @@ def test_no_privacy_is_objected_to():
     plan = fake_plan(
         "privacy.mode=none", "privacy.noise_multiplier=null", "secure_agg.enabled=false"
     )
-    allowed = LimitsConfig(max_epsilon=1e9, max_delta=0.5)
+    allowed = LimitsConfig(max_epsilon=1e9, max_delta=0.5, allow_clear_updates=True)
     assert objections(plan, allowed) == ["the plan promises no privacy"]
+
+
+def test_updates_in_clear_need_their_owner_s_word():
+    plan = fake_plan("privacy.mode=local", "secure_agg.enabled=false")
+    limits = {"max_epsilon": 1e9, "max_delta": 0.5}
+    (found,) = objections(plan, LimitsConfig(**limits))
+    assert "the server sees this client's own update" in found
+    assert objections(plan, LimitsConfig(**limits, allow_clear_updates=True)) == []
+
+
+def test_of_secret_cohorts_the_smallest_counts():
+    plan = fake_plan(
+        *("privacy.mode=user", "federation.cohort_sampling=poisson", "federation.cohort=8"),
+        *("privacy.dropout_tolerance=2", "privacy.max_update_norm=1"),
+        clients=12,
+    )
+    assert (plan.cohort, plan.threshold) == (8, 6)
+    limits = {"max_epsilon": 1e9, "max_delta": 0.5}
+    assert objections(plan, LimitsConfig(**limits, min_cohort=6)) == []
+    (found,) = objections(plan, LimitsConfig(**limits, min_cohort=7))
+    assert "6 clients in a round" in found

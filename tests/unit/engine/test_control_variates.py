@@ -14,13 +14,8 @@ from privfed_dpo.engine.control_variates import (
     unpack_controls,
 )
 from privfed_dpo.engine.messages import (
-    COORDINATOR,
-    START,
     ControlStart,
-    Envelope,
     MalformedEnvelope,
-    RoundStart,
-    encode,
 )
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.server_update import ServerState
@@ -28,12 +23,13 @@ from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import Dropouts, LoopbackCarrier
 from tests.support.fake_federation import (
     DIMENSION,
-    RUN_ID,
     fake_clients,
     fake_contributor,
     fake_ledger,
     fake_plan,
+    fake_start,
     fake_training,
+    invitation,
 )
 
 RATE, STEPS, ROUNDS = 0.1, 3, 8
@@ -227,15 +223,9 @@ def test_an_invitation_with_other_control_variates_is_refused(change, error):
     """The last one counts a round that this client knows nothing of."""
     plan = fake_plan(*PLAIN, SCAFFOLD)
     clients, _ = fake_clients(plan)
-    start = {
-        "plan_hash": bytes.fromhex(plan.plan_hash),
-        "cohort": tuple(range(8)),
-        "weights": b"\0" * 4 * DIMENSION,
-        **change,
-    }
-    message = Envelope(1, RUN_ID, 1, START, COORDINATOR, encode(RoundStart(**start)))
+    start = fake_start(plan, range(8), np.zeros(DIMENSION), **change)
     with pytest.raises(error):
-        clients[0].handle(encode(message))
+        clients[0].handle(invitation(start))
 
 
 @pytest.mark.parametrize(

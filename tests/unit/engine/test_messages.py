@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privfed_dpo.engine.messages import (
+    WIRE_VERSION,
     Envelope,
     MalformedEnvelope,
     RoundStart,
@@ -16,9 +17,20 @@ from privfed_dpo.engine.messages import (
 )
 
 ENVELOPE = Envelope(
-    version=1, run_id=b"r" * 16, round=3, step="ShareKeys", sender=-1, payload=b"\x00\xff"
+    version=WIRE_VERSION,
+    run_id=b"r" * 16,
+    round=3,
+    step="ShareKeys",
+    sender=-1,
+    payload=b"\x00\xff",
 )
-START = RoundStart(plan_hash=b"h" * 32, cohort=(0, 2, 5), weights=b"\x00" * 8)
+START = RoundStart(
+    plan_hash=b"h" * 32,
+    cohort=(0, 2, 5),
+    weights=b"\x00" * 8,
+    adapters=(b"d" * 32, b""),
+    signature=b"s" * 64,
+)
 
 
 def test_round_trips():
@@ -48,9 +60,9 @@ def test_a_changed_byte_never_passes_as_the_same_message(data):
     [
         encode(ENVELOPE) + b"\x00",
         encode(ENVELOPE)[:-1],
-        encode(msgspec.structs.replace(ENVELOPE, version=2)),
+        encode(msgspec.structs.replace(ENVELOPE, version=WIRE_VERSION + 1)),
         encode(START),
-        msgspec.msgpack.encode([1, 1, b"r" * 16, 3, "ShareKeys", -1]),
+        msgspec.msgpack.encode([1, WIRE_VERSION, b"r" * 16, 3, "ShareKeys", -1]),
         # 3 written as a two-byte integer: the same value, not the canonical form
         encode(ENVELOPE).replace(b"\x03\xa9", b"\xcc\x03\xa9"),
     ],

@@ -12,7 +12,6 @@ from accounting import Adversary, read_ledger, verify_ledger
 from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.cohort import draw_secret_cohort
-from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.errors import ConfigError, PlanRefused
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.mechanism.sampler import PoissonSampler
@@ -22,12 +21,13 @@ from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import (
     DIMENSION,
-    RUN_ID,
     NullGradients,
     fake_clients,
     fake_ledger,
     fake_plan,
+    fake_start,
     fake_training,
+    invitation,
 )
 
 NAMES = tuple(f"c{n}" for n in range(40))
@@ -183,13 +183,8 @@ def test_clients_refuse_cohorts_below_the_threshold():
     clients, _ = fake_clients(plan)
 
     def invite(number, size):
-        start = RoundStart(
-            plan_hash=bytes.fromhex(plan.plan_hash),
-            cohort=tuple(range(size)),
-            weights=ZERO.astype("<f4").tobytes(),
-        )
-        envelope = Envelope(1, RUN_ID, number, START, COORDINATOR, encode(start))
-        return clients[0].handle(encode(envelope))
+        start = fake_start(plan, range(size), ZERO, number)
+        return clients[0].handle(invitation(start, number))
 
     assert invite(1, 4)
     assert invite(2, 8)

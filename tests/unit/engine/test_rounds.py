@@ -1,5 +1,6 @@
 """Rounds between a real coordinator and real clients, over a network that may misbehave."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from tests.support.fake_federation import (
     fake_clients,
     fake_coordinator,
     fake_plan,
+    signed_start,
 )
 
 WEIGHTS = np.zeros(DIMENSION, dtype=np.float32)
@@ -138,14 +140,10 @@ def test_a_client_answers_a_round_once_and_checks_its_invitation():
     invitation = decode(envelope.payload, RoundStart)
 
     def changed(envelope_changes=(), **changes):
-        fields = {f: getattr(invitation, f) for f in ("plan_hash", "cohort", "weights")} | changes
-        payload = encode(type(invitation)(**fields))
-        return encode(
-            type(envelope)(**{
-                "version": 1, "run_id": RUN_ID, "round": 1, "step": "Start", "sender": -1,
-                "payload": payload, **dict(envelope_changes),
-            })
-        )  # fmt: skip
+        """By a coordinator who signs anything."""
+        signed = signed_start(msgspec.structs.replace(invitation, **changes), 1)
+        fields = {"payload": encode(signed), **dict(envelope_changes)}
+        return encode(msgspec.structs.replace(envelope, **fields))
 
     for bad in (
         changed(plan_hash=b"x" * 32),

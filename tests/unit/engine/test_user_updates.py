@@ -14,7 +14,6 @@ from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.drift_state import Departure
-from privfed_dpo.engine.messages import COORDINATOR, START, Envelope, RoundStart, encode
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.server_update import ServerState
@@ -23,13 +22,14 @@ from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import (
     DIMENSION,
-    RUN_ID,
     NullGradients,
     fake_clients,
     fake_coordinator,
     fake_ledger,
     fake_plan,
+    fake_start,
     fake_training,
+    invitation,
 )
 
 WEIGHTS = np.zeros(3, dtype=np.float32)
@@ -205,12 +205,8 @@ def test_a_client_refuses_to_take_part_more_often_than_the_plan_allows():
     assert plan.participations == 3
     clients, _ = fake_clients(plan)
     for number in range(1, 5):
-        start = RoundStart(
-            plan_hash=bytes.fromhex(plan.plan_hash),
-            cohort=tuple(range(6)),
-            weights=np.zeros(DIMENSION, "<f4").tobytes(),
-        )
-        message = encode(Envelope(1, RUN_ID, number, START, COORDINATOR, encode(start)))
+        start = fake_start(plan, range(6), np.zeros(DIMENSION), number)
+        message = invitation(start, number)
         if number <= 3:
             assert clients[0].handle(message)
         else:

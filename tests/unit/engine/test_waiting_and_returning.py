@@ -11,6 +11,7 @@ from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import LoopbackCarrier
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import (
+    COORDINATOR_KEY,
     DIMENSION,
     RUN_ID,
     fake_clients,
@@ -78,6 +79,7 @@ def test_a_client_that_comes_back_refuses_the_rounds_it_has_answered(tmp_path):
         run_id=RUN_ID,
         identity=fresh[0]._identity,
         roster=roster,
+        coordinator=COORDINATOR_KEY.public,
         entropy=counted_entropy("after"),
         participations=3,
         last_round=3,
