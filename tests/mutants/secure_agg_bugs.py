@@ -39,6 +39,9 @@ BUGS = (
     Bug("revealed share may be out of range", "server.py", "if not all(is_share(reveal.share)", "if not all(True"),
     Bug("field elements beyond the prime", "shamir.py", 'int.from_bytes(data, "big") < PRIME', 'int.from_bytes(data, "big") <= PRIME'),
     Bug("restored secrets go unchecked", "unmasking.py", "    published = state.keys[owner].advertisement", "    return True\n    published = state.keys[owner].advertisement"),
+    Bug("doubted holders are asked first all the same", "unmasking.py", "(doubts[holder], holder)", "holder"),
+    Bug("doubted holders are never asked", "unmasking.py", "trusted = sorted(points, ", "trusted = sorted((h for h in points if not doubts[h]), "),
+    Bug("a holder is blamed for its dealer", "unmasking.py", "Dispute(owner, lying, len(lying))", "Dispute(lying[0], lying, len(lying))"),
     Bug("reveals follow no survivor set", "client.py", "pair.self_mask if owner in alive else", "pair.self_mask if owner not in alive else"),
     # What a client believes
     Bug("neighbours' signatures unchecked", "client_checks.py", "        verify_frame(\n            member.params,", "        _ = lambda: verify_frame(\n            member.params,"),
@@ -68,6 +71,8 @@ BUGS = (
     Bug("inputs masked for another set are added", "server.py", "if sharing != state.sharing:", "if False:"),
     Bug("another survivor set is confirmed", "server.py", "if message.statement != state.statement:", "if False:"),
     Bug("degenerate keys are admitted", "server.py", "if any(is_degenerate(key) for key in offered):", "if False:"),
+    Bug("the slower of two with one key is blamed", "server.py", "tuple(sorted({sender, *owners}))", "(sender,)"),
+    Bug("the later of two with one key is blamed", "client_checks.py", "tuple(sorted({client, *owners} - {mine}))", "(client,)"),
     Bug("copied keys are admitted", "server.py", "if offered[0] == offered[1] or owners:", "if offered[0] == offered[1]:"),
     Bug("shares for another roster are admitted", "server.py", "if message.view_digest != state.view.digest:", "if False:"),
     Bug("too few survivors go on", "server.py", "if len(present) < needed:", "if len(present) < needed - 1:"),
@@ -81,6 +86,7 @@ BUGS = (
     Bug("messages of any size", "codec.py", "if len(data) > limit_bytes:", "if False:"),
     Bug("a failed client goes on", "client_session.py", "            self._state = error\n", "            _ = error\n"),
     Bug("two survivor sets can be signed", "params.py", "if 2 * threshold <= count + colluders:", "if 2 * threshold < count + colluders:"),
+    Bug("no room for the digest in front of a vector", "params.py", "(1 << 32) - 1 - DIGEST_BYTES", "(1 << 32) - 1"),
     Bug("the graph ignores the roster", "graph.py", "digest(Label.GRAPH, seed, u32(client))", "digest(Label.GRAPH, u32(client))"),
     Bug("packed sums may spill over", "packing.py", "(self.high - self.low) >= 1 << self.field_bits", "(self.high - self.low) > 1 << self.field_bits"),
 )  # fmt: skip
