@@ -84,7 +84,7 @@ def check_neighbours(
         owners = {seen[key] for key in (keys.mask_public, keys.seal_public) if key in seen}
         if keys.mask_public == keys.seal_public or owners:
             raise InconsistentView(
-                "an advertised key is used twice, which the server should have refused",
+                "the server forwards an advertised key that is used twice",
                 culprits=tuple(sorted({client, *owners} - {mine})),
                 phase=Phase.SHARE_KEYS,
             )

@@ -1,4 +1,4 @@
-"""Everything this package raises on purpose; each error says who is to blame and what to do."""
+"""Everything this package raises on purpose; each error says who may be to blame and what to do."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class RemoteProtocolError(SecAggError):
         self.detail = detail
         self.culprits = culprits
         self.phase = phase
-        named = ", ".join(str(culprit) for culprit in culprits)
+        named = " or ".join(str(culprit) for culprit in culprits)
         where = f" in {phase}" if phase is not None else ""
         super().__init__(f"{detail}{where}" + (f" (culprit: {named})" if culprits else ""))
 
