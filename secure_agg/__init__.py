@@ -64,7 +64,15 @@ from secure_agg.params import Neighbourhood, ProtocolParams
 from secure_agg.rehearsal import PhaseStatistics, Rehearsal, rehearse
 from secure_agg.rotation import Rotation, choose_block_bits
 from secure_agg.server_session import ServerSession
-from secure_agg.types import SERVER, AggregateResult, ClientId, Entropy, Phase, RingVector
+from secure_agg.types import (
+    SERVER,
+    AggregateResult,
+    ClientId,
+    Dispute,
+    Entropy,
+    Phase,
+    RingVector,
+)
 
 __all__ = [
     "SERVER",
@@ -72,6 +80,7 @@ __all__ = [
     "AuthenticationFailed",
     "ClientId",
     "ClientSession",
+    "Dispute",
     "DuplicateMessage",
     "Entropy",
     "FieldLayout",

@@ -57,7 +57,11 @@ def check_roster(member: Member, secrets: RoundSecrets, roster: Roster) -> Roste
 def check_neighbours(
     member: Member, secrets: RoundSecrets, view: RosterView, roster: Roster
 ) -> dict[ClientId, Advertisement]:
-    """The neighbours' keys, if they are those of the agreed graph and signed by their owners."""
+    """The neighbours' keys, if they are those of the agreed graph and signed by their owners.
+
+    Of two neighbours with one key both are named, since either may have copied; a server that
+    follows the protocol forwards no such pair.
+    """
     expected = view.graph.neighbours(member.client_id)
     if tuple(entry.client for entry in roster.neighbours) != expected:
         raise InconsistentView(
@@ -65,7 +69,8 @@ def check_neighbours(
             culprits=(SERVER,),
             phase=Phase.SHARE_KEYS,
         )
-    seen = {secrets.mask_key.public, secrets.seal_key.public}
+    mine = member.client_id
+    seen = {secrets.mask_key.public: mine, secrets.seal_key.public: mine}
     for entry in roster.neighbours:
         client, keys = ClientId(entry.client), entry.advertisement
         verify_frame(
@@ -76,11 +81,14 @@ def check_neighbours(
             signature=entry.signature,
             phase=Phase.SHARE_KEYS,
         )
-        if keys.mask_public in seen or keys.seal_public in seen | {keys.mask_public}:
+        owners = {seen[key] for key in (keys.mask_public, keys.seal_public) if key in seen}
+        if keys.mask_public == keys.seal_public or owners:
             raise InconsistentView(
-                "an advertised key is used twice", culprits=(client,), phase=Phase.SHARE_KEYS
+                "the server forwards an advertised key that is used twice",
+                culprits=tuple(sorted({client, *owners} - {mine})),
+                phase=Phase.SHARE_KEYS,
             )
-        seen |= {keys.mask_public, keys.seal_public}
+        seen |= {keys.mask_public: client, keys.seal_public: client}
     return {ClientId(entry.client): entry.advertisement for entry in roster.neighbours}
 
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from secure_agg.errors import MalformedMessage
-from secure_agg.kdf import Label, context, u32
+from secure_agg.kdf import DIGEST_BYTES, Label, context, u32
 from secure_agg.keys import SIGNATURE_BYTES, IdentityKey
 from secure_agg.messages import BODY_TYPES, Body, WireDigest, WireId
 from secure_agg.params import ProtocolParams
@@ -158,7 +158,7 @@ def frame_limit_bytes(params: ProtocolParams, kind: Kind) -> int:
         Kind.ROSTER: bitmap + 32 * clients + near * (3 * 34 + 66 + _ITEM_OVERHEAD_BYTES),
         Kind.SHARE_KEYS: 34 + near * (BOX_BYTES + _ITEM_OVERHEAD_BYTES),
         Kind.SHARE_DELIVERY: bitmap + near * (BOX_BYTES + _ITEM_OVERHEAD_BYTES),
-        Kind.MASKED_INPUT: 32 + params.vector_bytes,
+        Kind.MASKED_INPUT: DIGEST_BYTES + params.vector_bytes,
         Kind.SURVIVORS: bitmap,
         Kind.CONSISTENCY_CHECK: 34,
         Kind.UNMASK_REQUEST: clients * (SIGNATURE_BYTES + _ITEM_OVERHEAD_BYTES),

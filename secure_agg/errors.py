@@ -1,8 +1,8 @@
-"""Everything this package raises on purpose; each error says who is to blame and what to do."""
+"""Everything this package raises on purpose; each error says who may be to blame and what to do."""
 
 from __future__ import annotations
 
-from secure_agg.types import ClientId, Culprit, Phase
+from secure_agg.types import ClientId, Culprit, Dispute, Phase
 
 
 class SecAggError(Exception):
@@ -54,11 +54,13 @@ class RemoteProtocolError(SecAggError):
 
     Attributes:
         detail: what was wrong, without any secret.
-        culprits: who sent it, or whose data inside it was bad; empty outside a round.
+        culprits: at least one of them is to blame; empty outside a round. One name means that it
+            sent the message or made the bad data inside, several that this side cannot tell which
+            of them did. A name stands for the line to that party too.
         phase: phase in which it was noticed, None outside a round.
     """
 
-    advice = "treat the named parties as gone for this round"
+    advice = "treat the sender as gone for this round; of several names at least one is to blame"
 
     def __init__(
         self, detail: str, *, culprits: tuple[Culprit, ...] = (), phase: Phase | None = None
@@ -66,7 +68,7 @@ class RemoteProtocolError(SecAggError):
         self.detail = detail
         self.culprits = culprits
         self.phase = phase
-        named = ", ".join(str(culprit) for culprit in culprits)
+        named = " or ".join(str(culprit) for culprit in culprits)
         where = f" in {phase}" if phase is not None else ""
         super().__init__(f"{detail}{where}" + (f" (culprit: {named})" if culprits else ""))
 
@@ -112,7 +114,7 @@ class UnsafeReveal(RemoteProtocolError):
 
 
 class RoundAborted(SecAggError):
-    """Too few clients are left; nothing was unmasked and nothing can be.
+    """Too few clients or right shares are left; nothing was unmasked and nothing can be.
 
     Attributes:
         phase: the phase that closed below its threshold.
@@ -120,6 +122,8 @@ class RoundAborted(SecAggError):
         received: replies there were.
         missing: clients whose reply was awaited and did not come, ascending.
         detail: which rule failed, when it is not the global threshold.
+        disputes: shares that contradict what their owner published, up to the ones that ended the
+            round; the error blames nobody beyond them.
     """
 
     advice = "start a new round with a new round_id, and count the privacy spend of this one"
@@ -132,12 +136,14 @@ class RoundAborted(SecAggError):
         received: int,
         missing: tuple[ClientId, ...],
         detail: str = "",
+        disputes: tuple[Dispute, ...] = (),
     ) -> None:
         self.phase = phase
         self.needed = needed
         self.received = received
         self.missing = missing
         self.detail = detail
+        self.disputes = disputes
         reason = f" ({detail})" if detail else ""
         super().__init__(
             f"{phase} closed with {received} of the {needed} replies needed{reason}; "

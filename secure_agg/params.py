@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from secure_agg.errors import InvalidParams
-from secure_agg.kdf import Label, digest, u32
+from secure_agg.kdf import DIGEST_BYTES, Label, digest, u32
 from secure_agg.keys import PUBLIC_KEY_BYTES
 from secure_agg.types import ClientId
 
 MAX_CLIENTS: Final = 1 << 14
 MAX_CLIENT_ID: Final = (1 << 32) - 1
 MAX_VECTOR_LENGTH: Final = (1 << 31) - 1
-MAX_VECTOR_BYTES: Final = (1 << 32) - 1
+# A masked input is one MessagePack byte string, its 32-byte digest in front of the vector.
+MAX_VECTOR_BYTES: Final = (1 << 32) - 1 - DIGEST_BYTES
 ROUND_ID_BYTES: Final = (8, 64)
 WORD_DTYPES: Final[Mapping[int, type[np.unsignedinteger]]] = MappingProxyType(
     {16: np.uint16, 32: np.uint32, 64: np.uint64}

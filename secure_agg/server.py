@@ -61,17 +61,21 @@ def admit_keys(
     """Keep advertised keys that are sound and nobody else's.
 
     Raises:
-        InconsistentView: a key is degenerate or already used in this round.
+        InconsistentView: a key is degenerate or already used in this round. Of two clients with
+            one key both are named: whoever copied may have been the faster one.
     """
     used = {
-        key
-        for other in admitted.values()
-        for key in (other.advertisement.mask_public, other.advertisement.seal_public)
+        key: other
+        for other, keys in admitted.items()
+        for key in (keys.advertisement.mask_public, keys.advertisement.seal_public)
     }
     offered = (message.mask_public, message.seal_public)
-    if offered[0] == offered[1] or used & set(offered):
+    owners = {used[key] for key in offered if key in used}
+    if offered[0] == offered[1] or owners:
         raise InconsistentView(
-            "an advertised key is used twice", culprits=(sender,), phase=Phase.ADVERTISE_KEYS
+            "an advertised key is used twice",
+            culprits=tuple(sorted({sender, *owners})),
+            phase=Phase.ADVERTISE_KEYS,
         )
     if any(is_degenerate(key) for key in offered):
         raise InconsistentView(
@@ -267,7 +271,7 @@ def close_reveals(
     recovered = recover(state, admitted)
     total: RingVector = state.total
     remove_masks(state, recovered, total, threads)
-    result = AggregateResult(total, state.survivors, dropped, recovered.liars)
+    result = AggregateResult(total, state.survivors, dropped, recovered.disputes)
     return Finished(result), {}
 
 

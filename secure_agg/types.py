@@ -36,6 +36,43 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Dispute:
+    """Shares that contradict what their owner published: the owner lied, or holders did.
+
+    A dealer of false shares and a holder that changes what it was dealt look alike to everybody
+    but the two of them, so a dispute never says which.
+
+    Attributes:
+        owner: client whose secret the shares are of.
+        holders: who revealed them, ascending. The owner is among them only if the share it kept
+            itself is off, for which it alone can be to blame.
+        at_least: how many of the holders lied if the owner did not.
+
+    Guarantee: the owner lied, or at least `at_least` of the holders did. Where it is all of them
+    (the wrong shares were found) this supposes that at most (shares - t) // 2 of the owner's
+    revealed shares are wrong; more liars than that can agree on shares that let honest ones look
+    wrong.
+    """
+
+    owner: ClientId
+    holders: tuple[ClientId, ...]
+    at_least: int
+
+    def __str__(self) -> str:
+        if self.holders == (self.owner,):
+            return f"the share that client {self.owner} kept contradicts what it published"
+        against = f"what client {self.owner} published"
+        if len(self.holders) == 1:
+            return f"the share of client {self.holders[0]} contradicts {against}: one of them lied"
+        named = ", ".join(map(str, self.holders))
+        some = "all" if self.at_least == len(self.holders) else f"at least {self.at_least}"
+        return (
+            f"the shares of clients {named} contradict {against}: client {self.owner} lied, or "
+            f"{some} of them did"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AggregateResult:
     """What a finished round gives the server, and all it gives the server.
 
@@ -45,11 +82,11 @@ class AggregateResult:
         survivors: clients whose vector is in `total`, ascending.
         dropped: per phase, the clients whose valid reply was missing when it closed, ascending.
             Clients lost in `ConsistencyCheck` or `Unmask` are still among the survivors.
-        liars: clients whose revealed share contradicted the secret the others restored; the sum is
-            right in spite of them.
+        disputes: shares found wrong, by ascending owner; the sum is right in spite of them. Only
+            shares that stood in the way were looked at, so a lie may stand here once or not at all.
     """
 
     total: RingVector
     survivors: tuple[ClientId, ...]
     dropped: Mapping[Phase, tuple[ClientId, ...]]
-    liars: tuple[ClientId, ...] = ()
+    disputes: tuple[Dispute, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from secure_agg.keys import AgreementKey
 from secure_agg.mask import apply_masks, pair_mask_seed, self_mask_seed
 from secure_agg.server_states import CollectingReveals
 from secure_agg.shamir import UnrecoverableSecret, combine, correct
-from secure_agg.types import ClientId, Phase, RingVector
+from secure_agg.types import ClientId, Dispute, Phase, RingVector
 from secure_agg.views import commit_self_mask
 
 
@@ -22,18 +23,25 @@ class Recovered:
         self_masks: self-mask secret of every survivor.
         mask_keys: masking key of every client that dropped out after sharing it and has a survivor
             for a neighbour.
-        liars: holders that revealed a wrong share, ascending.
+        disputes: shares found wrong, by ascending owner.
     """
 
     self_masks: Mapping[ClientId, bytes] = field(repr=False)
     mask_keys: Mapping[ClientId, AgreementKey] = field(repr=False)
-    liars: tuple[ClientId, ...]
+    disputes: tuple[Dispute, ...]
 
 
 def recover(
     state: CollectingReveals, reveals: Mapping[ClientId, Mapping[ClientId, bytes]]
 ) -> Recovered:
     """Restore every secret the survivor set calls for.
+
+    Every secret is interpolated from the shares of those holders that stand in the fewest disputes
+    so far; only if it is not the published one are all shares decoded with errors, which is slow.
+
+    Guarantee: L lying holders and D lying dealers cost at most L (D + 1) + D decodings while each
+    owner has t right shares of honest holders. A dispute with a lying dealer is the only one an
+    honest holder can be in, so D + 1 disputes put a liar behind all of them.
 
     Args:
         state: the closing state.
@@ -46,15 +54,14 @@ def recover(
     alive = set(state.survivors)
     self_masks: dict[ClientId, bytes] = {}
     mask_keys: dict[ClientId, AgreementKey] = {}
-    liars: set[ClientId] = set()
+    disputes: list[Dispute] = []
     for owner in state.sharers:
-        secret, lying = _restore(state, owner, reveals)
-        liars |= set(lying)
+        secret = _restore(state, owner, reveals, disputes)
         if owner in alive:
             self_masks[owner] = secret
         else:
             mask_keys[owner] = AgreementKey.from_private_bytes(secret)
-    return Recovered(self_masks, mask_keys, tuple(sorted(liars)))
+    return Recovered(self_masks, mask_keys, tuple(disputes))
 
 
 def remove_masks(
@@ -92,14 +99,12 @@ def _restore(
     state: CollectingReveals,
     owner: ClientId,
     reveals: Mapping[ClientId, Mapping[ClientId, bytes]],
-) -> tuple[bytes, tuple[ClientId, ...]]:
-    """One owner's secret and the holders whose share contradicts it."""
+    disputes: list[Dispute],
+) -> bytes:
+    """One owner's secret; appends to `disputes` what was found wrong on the way."""
     holders = state.view.graph.holders(owner)
-    shares = {
-        point: reveals[holder][owner]
-        for point, holder in enumerate(holders, start=1)
-        if holder in reveals
-    }
+    points = {holder: point for point, holder in enumerate(holders, start=1) if holder in reveals}
+    shares = {point: reveals[holder][owner] for holder, point in points.items()}
     needed = state.params.share_threshold
     if len(shares) < needed:
         raise RoundAborted(
@@ -108,20 +113,33 @@ def _restore(
             received=len(shares),
             missing=tuple(holder for holder in holders if holder not in reveals),
             detail=f"shares of client {owner}",
+            disputes=tuple(disputes),
         )
-    secret = _interpolated(shares, needed)
-    wrong: tuple[int, ...] = ()
-    if secret is None or not _is_published(state, owner, secret):
-        secret, wrong = _corrected(shares, needed)
-    if secret is None or not _is_published(state, owner, secret):
-        raise RoundAborted(
-            phase=Phase.UNMASK,
-            needed=needed,
-            received=len(shares),
-            missing=(),
-            detail=f"the shares of client {owner} contradict what it published",
-        )
-    return secret, tuple(holders[point - 1] for point in wrong)
+    doubts = Counter(holder for dispute in disputes for holder in dispute.holders)
+    trusted = sorted(points, key=lambda holder: (doubts[holder], holder))[:needed]
+    secret = _interpolated({points[holder]: shares[points[holder]] for holder in trusted}, needed)
+    if secret is not None and _is_published(state, owner, secret):
+        return secret
+    secret, wrong = _corrected(shares, needed)
+    if secret is not None and _is_published(state, owner, secret):
+        lying = tuple(holders[point - 1] for point in wrong)
+        disputes.append(Dispute(owner, lying, len(lying)))
+        return secret
+    others = tuple(holder for holder in points if holder != owner)
+    disputes.append(Dispute(owner, others, _correctable(shares, needed) + 1))
+    raise RoundAborted(
+        phase=Phase.UNMASK,
+        needed=needed,
+        received=len(shares),
+        missing=(),
+        detail=str(disputes[-1]),
+        disputes=tuple(disputes),
+    )
+
+
+def _correctable(shares: Mapping[int, bytes], needed: int) -> int:
+    """How many wrong shares `correct` is sure to find."""
+    return (len(shares) - needed) // 2
 
 
 def _interpolated(shares: Mapping[int, bytes], needed: int) -> bytes | None:
@@ -132,6 +150,8 @@ def _interpolated(shares: Mapping[int, bytes], needed: int) -> bytes | None:
 
 
 def _corrected(shares: Mapping[int, bytes], needed: int) -> tuple[bytes | None, tuple[int, ...]]:
+    if not _correctable(shares, needed):
+        return None, ()
     try:
         return correct(shares, threshold=needed)
     except UnrecoverableSecret:

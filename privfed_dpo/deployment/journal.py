@@ -16,6 +16,7 @@ from privfed_dpo.engine.events import (
     ReplyRefused,
     RoundFinished,
     RoundStarted,
+    SharesDisputed,
 )
 
 Journal = Callable[..., None]
@@ -57,6 +58,10 @@ def journal_of_rounds(journal: Journal) -> Observer:
                 )
             case ReplyRefused(round=number, phase=phase, client=client, reason=reason):
                 journal("reply refused", round=number, phase=phase, client=client, reason=reason)
+            case SharesDisputed(round=number, owner=owner, holders=holders, reason=reason):
+                journal(
+                    "shares disputed", round=number, owner=owner, holders=holders, reason=reason
+                )
             case RoundFinished(row=row):
                 journal(
                     "round finished",

@@ -117,6 +117,23 @@ class ReplyRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class SharesDisputed:
+    """Revealed shares contradict what their owner published; it cannot be told who of them lied.
+
+    Attributes:
+        round: training round.
+        owner: client number whose secret the shares are of.
+        holders: client numbers that revealed them; either the owner or some of them lied.
+        reason: the same in words, without any secret.
+    """
+
+    round: int
+    owner: int
+    holders: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoundFinished:
     """A round is over, released or aborted, and its row is complete."""
 
@@ -130,5 +147,13 @@ class RunFinished:
     summary: Mapping[str, object]
 
 
-EngineEvent = PlanReady | RoundStarted | PhaseClosed | ReplyRefused | RoundFinished | RunFinished
+EngineEvent = (
+    PlanReady
+    | RoundStarted
+    | PhaseClosed
+    | ReplyRefused
+    | SharesDisputed
+    | RoundFinished
+    | RunFinished
+)
 Observer = Callable[[EngineEvent], None]

@@ -6,19 +6,19 @@ in between moves the bytes and knows nothing of their meaning.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from privfed_dpo.engine.drift_state import Departure
-from privfed_dpo.engine.events import Observer, PhaseClosed
+from privfed_dpo.engine.events import Observer, PhaseClosed, SharesDisputed
 from privfed_dpo.engine.exchange import Exchange, RoundEnvelopes
 from privfed_dpo.engine.invitations import Signer, invite, round_id
 from privfed_dpo.engine.messages import PLAIN_INPUT, START, RoundStart, SignedReceipt, encode
 from privfed_dpo.engine.plan import RunPlan
-from secure_agg import Phase, RemoteProtocolError, RoundAborted, ServerSession
+from secure_agg import Dispute, Phase, RemoteProtocolError, RoundAborted, ServerSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class RoundCoordinator:
         round_number: training round, from 1.
         cohort: identity keys of the invited clients, by number.
         sign: the coordinator's key, under which clients know their invitations.
-        observer: told when a phase closes.
+        observer: told when a phase closes, what was refused and whose shares are in dispute.
     """
 
     def __init__(
@@ -125,9 +125,11 @@ class RoundCoordinator:
             try:
                 outbox = {int(client): data for client, data in server.close_phase().items()}
             except RoundAborted as aborted:
+                self._tell(aborted.disputes)
                 return self._result(None, (), dropped, reason=str(aborted))
             step = _next_step(phase)
         result = server.result
+        self._tell(result.disputes)
         return self._result(result.total, tuple(result.survivors), dropped)
 
     def _plain_sum(self, outbox: Mapping[int, bytes]) -> RoundScript:
@@ -147,6 +149,11 @@ class RoundCoordinator:
             reason = f"{len(survivors)} of {self._plan.threshold} needed clients answered"
             return self._result(None, (), dropped, reason=reason)
         return self._result(total, tuple(survivors), dropped)
+
+    def _tell(self, disputes: Iterable[Dispute]) -> None:
+        for dispute in disputes:
+            owner, holders = int(dispute.owner), tuple(map(int, dispute.holders))
+            self._observer(SharesDisputed(self._round, owner, holders, str(dispute)))
 
     def _opened(self, step: str, replies: Mapping[int, bytes]) -> list[tuple[int, bytes]]:
         return list(self._envelopes.opened(step, self._cohort, replies).items())

@@ -19,6 +19,7 @@ from privfed_dpo.engine.events import (
     RoundFinished,
     RoundStarted,
     RunFinished,
+    SharesDisputed,
 )
 from privfed_dpo.observe.live_display import LiveDisplay
 from privfed_dpo.observe.quantities import (
@@ -89,6 +90,10 @@ class ProgressConsole:
                     highlight=False,
                     markup=False,
                     soft_wrap=True,
+                )
+            case SharesDisputed(round=number, reason=reason):
+                self.console.print(
+                    f"round {number}: {reason}", highlight=False, markup=False, soft_wrap=True
                 )
             case RoundFinished(row=row):
                 self._finish_round(row)

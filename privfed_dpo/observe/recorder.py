@@ -15,6 +15,7 @@ from privfed_dpo.engine.events import (
     RoundFinished,
     RoundStarted,
     RunFinished,
+    SharesDisputed,
 )
 from privfed_dpo.observe.run_folder import (
     METRICS_FILE,
@@ -50,7 +51,7 @@ class RunRecorder:
                 append_row(self.run_dir / METRICS_FILE, row)
             case RunFinished(summary=summary):
                 write_json_atomic(self.run_dir / SUMMARY_FILE, summary)
-            case RoundStarted() | PhaseClosed() | ReplyRefused():
+            case RoundStarted() | PhaseClosed() | ReplyRefused() | SharesDisputed():
                 pass
 
     def restore(self, rows: Iterable[MetricsRow]) -> None:

@@ -83,13 +83,16 @@ def refused(round_, phase, data, error, *, culprits=(SERVER,)):
     return caught.value
 
 
-def server_refuses(round_, data, error, *, sender=LIAR):
-    """The server refuses `data` from `sender`, names it, and still waits for it."""
+def server_refuses(round_, data, error, *, sender=LIAR, culprits=None):
+    """The server refuses `data` from `sender`, names it, and still waits for it.
+
+    `culprits` are all it must name, where the sender may not be the one to blame.
+    """
     phase = round_.server.phase
     before = repr(round_.server), round_.server.outstanding
     with pytest.raises(error) as caught:
         round_.server.receive(sender, data)
-    assert caught.value.culprits == (sender,)
+    assert caught.value.culprits == (culprits or (sender,))
     assert caught.value.phase is phase
     assert (repr(round_.server), round_.server.outstanding) == before
 

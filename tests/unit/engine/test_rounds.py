@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.drift_state import Departure
-from privfed_dpo.engine.events import ReplyRefused
+from privfed_dpo.engine.events import PhaseClosed, ReplyRefused, SharesDisputed
 from privfed_dpo.engine.messages import RoundStart, decode, decode_envelope, encode
 from privfed_dpo.mechanism.keystream import StreamIssuer, StreamReused
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import STEPS
 from secure_agg import Phase
+from secure_agg.seal import SharePair
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import (
     DIMENSION,
@@ -126,6 +127,43 @@ def test_a_reply_in_somebody_elses_name_is_refused():
     )
     assert [event.client for event in refused] == [3]
     assert 3 not in result.survivors
+
+
+def played_with_a_liar(lost):
+    """Client 3 reveals a wrong share of client 0's secret; `lost` do not reveal."""
+    plan, seen = fake_plan(), []
+    clients, roster = fake_clients(plan)
+
+    def rule(step, client, reply):
+        if step != Phase.UNMASK.value or reply is not None:
+            return reply
+        if client == 3:
+            clients[3]._session._state.held[0] = SharePair(bytes(33), bytes(33))
+        return False if client in lost else None
+
+    coordinator = fake_coordinator(plan, roster, seen.append)
+    result = drive(coordinator.script(Departure(WEIGHTS)), Network(clients, rule))
+    return result, [event for event in seen if not isinstance(event, PhaseClosed)]
+
+
+def test_a_wrong_share_that_is_corrected_leaves_a_trace_that_blames_nobody_alone():
+    result, (told,) = played_with_a_liar(lost=())
+    plain = sum(contribution_of(fake_plan(), number) for number in range(8))
+    assert np.array_equal(fake_plan().grid().from_ring(result.total), plain)
+    assert isinstance(told, SharesDisputed)
+    assert (told.round, told.owner, told.holders) == (1, 0, (3,))
+    assert told.reason == (
+        "the share of client 3 contradicts what client 0 published: one of them lied"
+    )
+
+
+def test_a_round_that_a_wrong_share_ends_says_between_whom_it_was():
+    result, (told,) = played_with_a_liar(lost=(6, 7))
+    assert result.total is None
+    assert isinstance(told, SharesDisputed)
+    assert (told.owner, told.holders) == (0, (1, 2, 3, 4, 5))
+    assert told.reason in result.reason
+    assert "client 0 lied, or at least 1 of them did" in told.reason
 
 
 def test_a_client_answers_a_round_once_and_checks_its_invitation():

@@ -15,6 +15,7 @@ from privfed_dpo.engine.events import (
     RoundFinished,
     RoundStarted,
     RunFinished,
+    SharesDisputed,
 )
 from privfed_dpo.observe.console import ProgressConsole
 from privfed_dpo.observe.plan_table import render_plan
@@ -90,6 +91,13 @@ def test_a_terminal_shows_round_phase_survivors_accuracy_epsilon_and_time_to_go(
         f"survivors {ROWS[1].survivors}/16", "1 min 30 s to go", "1 min 00 s to go", "clients compute",
     ):  # fmt: skip
         assert part in text, part
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_shares_in_dispute_leave_a_line_with_all_who_may_have_lied(terminal):
+    reason = "the share of client 3 contradicts what client 0 published: one of them lied"
+    lines = shown([SharesDisputed(2, 0, (3,), reason)], terminal=terminal).splitlines()
+    assert any(line.endswith(f"round 2: {reason}") for line in lines)
 
 
 def test_an_aborted_round_leaves_a_line_of_its_own():

@@ -12,6 +12,7 @@ import pytest
 from secure_agg import (
     AuthenticationFailed,
     ClientId,
+    Dispute,
     InconsistentView,
     MalformedMessage,
     Phase,
@@ -151,7 +152,7 @@ def test_to_spoil_the_sum_it_reveals_wrong_shares_where_none_can_be_spared():
 
 @pytest.mark.parametrize("liars", [[0], [0, 3], [1, 2]])
 def test_to_spoil_the_sum_they_reveal_wrong_shares_but_are_outnumbered(liars):
-    """Nine holders, five determine: two wrong shares are corrected and their senders named."""
+    """Nine holders, five determine: two wrong shares are corrected and told with their owner."""
     cohort = make_cohort(9, threshold=5, colluders=0)
     round_ = Round(cohort).run(Phase.UNMASK)
     round_.gone |= set(liars)
@@ -163,7 +164,7 @@ def test_to_spoil_the_sum_they_reveal_wrong_shares_but_are_outnumbered(liars):
         round_.server.receive(liar, data)
     round_.close()
     result = round_.server.result
-    assert result.liars == tuple(liars)
+    assert result.disputes == (Dispute(ClientId(0), tuple(liars), len(liars)),)
     np.testing.assert_array_equal(result.total, round_.expected_sum(range(9)))
 
 
@@ -179,7 +180,7 @@ def test_to_spoil_the_sum_it_reveals_the_other_secret_of_a_peer(cohort):
     data = from_client(cohort, Kind.UNMASK, LIAR, changed(true, reveals=reveals))
     round_.server.receive(LIAR, data)
     round_.close()
-    assert round_.server.result.liars == (LIAR,)
+    assert round_.server.result.disputes == (Dispute(LIAR, (LIAR,), 1),)
     np.testing.assert_array_equal(round_.server.result.total, round_.expected_sum(range(9)))
 
 
@@ -250,7 +251,8 @@ def test_to_hide_a_wrong_mask_it_commits_to_another_self_mask(cohort):
             round_.close()
     with pytest.raises(RoundAborted) as caught:
         round_.server.close_phase()
-    assert caught.value.detail == f"the shares of client {LIAR} contradict what it published"
+    (dispute,) = caught.value.disputes
+    assert dispute == Dispute(LIAR, tuple(map(ClientId, range(1, 6))), 1)
 
 
 def test_a_dealer_of_false_mask_keys_that_drops_out_costs_the_round_not_the_sum(cohort):
@@ -282,4 +284,5 @@ def test_a_dealer_of_false_mask_keys_that_drops_out_costs_the_round_not_the_sum(
             round_.close()
     with pytest.raises(RoundAborted) as caught:
         round_.server.close_phase()
-    assert caught.value.detail == f"the shares of client {LIAR} contradict what it published"
+    (dispute,) = caught.value.disputes
+    assert dispute == Dispute(LIAR, tuple(map(ClientId, range(1, 6))), 1)

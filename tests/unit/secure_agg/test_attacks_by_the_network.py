@@ -61,12 +61,24 @@ def test_to_make_honest_clients_give_up_it_copies_an_honest_key(cohort):
     for field in ("mask_public", "seal_public"):
         fresh = Round(cohort)
         data = tamper_reply(fresh, Phase.ADVERTISE_KEYS, LIAR, **{field: stolen})
-        server_refuses(round_, data, InconsistentView)
+        server_refuses(round_, data, InconsistentView, culprits=(LIAR, ClientId(1)))
     round_.close()
     for later in PHASES[1:]:
         round_.collect(later)
         round_.close()
     assert LIAR not in round_.server.result.survivors
+
+
+def test_to_have_an_honest_client_blamed_it_hands_in_that_clients_key_first(cohort):
+    """Whose key came first proves nothing: the refusal names both."""
+    round_ = Round(cohort)
+    honest = round_.clients[ClientId(1)].advertise()
+    stolen = body_of(honest).seal_public
+    data = tamper_reply(round_, Phase.ADVERTISE_KEYS, LIAR, seal_public=stolen)
+    round_.server.receive(LIAR, data)
+    server_refuses(
+        round_, honest, InconsistentView, sender=ClientId(1), culprits=(LIAR, ClientId(1))
+    )
 
 
 def test_to_let_recovery_open_its_boxes_it_uses_one_key_for_both_purposes(cohort):

@@ -199,6 +199,55 @@ def test_to_pair_the_victim_with_itself_an_accomplice_advertises_the_victims_key
     refused(round_, Phase.SHARE_KEYS, data, InconsistentView, culprits=(ClientId(1),))
 
 
+@pytest.mark.parametrize(("copier", "honest"), [(1, 3), (3, 1)])
+@pytest.mark.parametrize("field", ["mask_public", "seal_public"])
+def test_to_have_an_honest_client_blamed_it_forwards_an_accomplices_copy_of_its_key(
+    cohort, copier, honest, field
+):
+    """The victim cannot tell who copied, and names both, whatever the order."""
+    round_ = Round(cohort).run(Phase.SHARE_KEYS)
+    roster = body_of(round_.requests[Phase.SHARE_KEYS][VICTIM])
+    keys = {entry.client: entry.advertisement for entry in roster.neighbours}
+    copied = changed(keys[copier], **{field: keys[honest].mask_public})
+    signature = frame_of(from_client(cohort, Kind.ADVERTISE_KEYS, copier, copied)).signature
+    leaf = advertisement_digest(cohort.params, ClientId(copier), encode_body(copied))
+    data = tamper_request(
+        round_,
+        Phase.SHARE_KEYS,
+        VICTIM,
+        neighbours=tuple(
+            changed(entry, advertisement=copied, signature=signature)
+            if entry.client == copier
+            else entry
+            for entry in roster.neighbours
+        ),
+        digests=roster.digests[: 32 * copier] + leaf + roster.digests[32 * (copier + 1) :],
+    )
+    culprits = (ClientId(1), ClientId(3))
+    error = refused(round_, Phase.SHARE_KEYS, data, InconsistentView, culprits=culprits)
+    assert "the server forwards" in error.detail
+
+
+def test_to_open_a_neighbours_boxes_an_accomplice_has_one_key_for_both_purposes(cohort):
+    round_ = Round(cohort).run(Phase.SHARE_KEYS)
+    roster = body_of(round_.requests[Phase.SHARE_KEYS][VICTIM])
+    first = roster.neighbours[0]
+    double = changed(first.advertisement, seal_public=first.advertisement.mask_public)
+    signature = frame_of(from_client(cohort, Kind.ADVERTISE_KEYS, 1, double)).signature
+    leaf = advertisement_digest(cohort.params, ClientId(1), encode_body(double))
+    data = tamper_request(
+        round_,
+        Phase.SHARE_KEYS,
+        VICTIM,
+        neighbours=(
+            changed(first, advertisement=double, signature=signature),
+            *roster.neighbours[1:],
+        ),
+        digests=roster.digests[:32] + leaf + roster.digests[64:],
+    )
+    refused(round_, Phase.SHARE_KEYS, data, InconsistentView, culprits=(ClientId(1),))
+
+
 # Shares
 
 

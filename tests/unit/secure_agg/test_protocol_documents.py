@@ -11,7 +11,7 @@ import secure_agg
 from secure_agg.codec import VERSION
 from secure_agg.kdf import PROTOCOL, Label
 from secure_agg.messages import BODY_TYPES
-from secure_agg.params import MAX_CLIENTS
+from secure_agg.params import MAX_CLIENTS, MAX_VECTOR_BYTES
 from secure_agg.phases import EXCHANGES, PHASES, ClientStage, Kind, ServerStage, diagram
 from secure_agg.seal import BOX_BYTES
 from secure_agg.shamir import COEFFICIENT_BYTES, PRIME, SHARE_BYTES
@@ -58,6 +58,8 @@ def test_every_kind_label_phase_and_size_is_in_the_specification():
     assert f"share {SHARE_BYTES}" in SPEC
     assert f"{COEFFICIENT_BYTES}(t - 1)" in SPEC
     assert f"2 to {MAX_CLIENTS} pairs" in SPEC
+    assert MAX_VECTOR_BYTES == 2**32 - 33
+    assert "at most 2^32 - 33 bytes" in SPEC
     assert PRIME == 2**256 + 297
     assert "2^256 + 297" in SPEC
 

@@ -4,7 +4,10 @@ import dataclasses
 
 import pytest
 
-from secure_agg import InvalidParams, Neighbourhood, ProtocolParams
+from secure_agg import InvalidParams, Neighbourhood, ProtocolParams, codec
+from secure_agg.codec import frame_limit_bytes
+from secure_agg.kdf import DIGEST_BYTES
+from secure_agg.phases import Kind
 
 ROSTER = {client: bytes([client + 1]) * 32 for client in range(10)}
 GOOD = dict(
@@ -62,6 +65,19 @@ def test_the_smallest_safe_threshold_is_accepted_and_one_less_is_not():
     assert ProtocolParams(**GOOD).threshold == 7
     with pytest.raises(InvalidParams):
         ProtocolParams(**{**GOOD, "threshold": 6})
+
+
+@pytest.mark.parametrize(("bits", "most"), [(16, 2**31 - 17), (32, 2**30 - 9), (64, 2**29 - 5)])
+def test_the_largest_vector_accepted_fits_a_frame_with_its_digest(bits, most):
+    """The body is 32 bytes longer than the vector, and its length is written in 32 bits."""
+    params = ProtocolParams(**{**GOOD, "vector_length": most, "modulus_bits": bits})
+    body_bytes = DIGEST_BYTES + params.vector_bytes
+    assert body_bytes < 2**32 <= body_bytes + bits // 8
+    frame = codec._prefix(Kind.MASKED_INPUT, params.digest, 0, bytes(64), body_bytes)
+    assert frame[-5:] == b"\xc6" + body_bytes.to_bytes(4, "big")
+    assert len(frame) + body_bytes <= frame_limit_bytes(params, Kind.MASKED_INPUT)
+    with pytest.raises(InvalidParams, match="split it"):
+        ProtocolParams(**{**GOOD, "vector_length": most + 1, "modulus_bits": bits})
 
 
 def test_the_digest_binds_every_field():
