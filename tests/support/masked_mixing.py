@@ -17,7 +17,7 @@ from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 
 RUN_ID, PLAN_HASH = b"r" * 16, b"p" * 32
-IDENTITIES = [IdentityKey.generate(counted_entropy(f"masked-{i}")) for i in range(10)]
+IDENTITIES = [IdentityKey.generate(counted_entropy(f"masked-{i}")) for i in range(14)]
 ROSTER = {number: identity.public for number, identity in enumerate(IDENTITIES)}
 RULES = MaskingRules(fewest_neighbours=3, colluders=1)
 
