@@ -26,7 +26,7 @@ _LABEL = b"privfed-dpo neighbour message 1:"
 EVERYBODY = -1
 """Receiver of a notice: all other nodes."""
 
-Kind = Literal["offer", "ack", "hello", "links", "vote"]
+Kind = Literal["offer", "ack", "hello", "links", "agree", "vote"]
 
 
 class NeighbourMessage(msgspec.Struct, frozen=True, array_like=True, tag=10):

@@ -8,7 +8,7 @@ all; what is measured then has to be shown by whoever holds the nodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from privfed_dpo.engine.gossip_messages import (
     Parcels,
 )
 from privfed_dpo.engine.gossip_plan import GossipPlan
-from privfed_dpo.engine.masked_messages import PARCEL_STEPS
+from privfed_dpo.engine.masked_messages import NOTICE_STEPS, PARCEL_STEPS
 from privfed_dpo.engine.messages import MalformedEnvelope, decode, encode
 from privfed_dpo.engine.mixing import Integers
 from privfed_dpo.engine.neighbour_exchange import VECTOR
@@ -160,13 +160,26 @@ class GossipRound:
         """Hand each message to the node it is for, unless the network loses it."""
         boxes: dict[int, list[Parcel]] = {node: [] for node in sent}
         for sender, parcels in sent.items():
-            for parcel in parcels.parcels:
+            for parcel in self._allowed(step, sender, parcels):
                 everybody = parcel.peer == EVERYBODY
                 for receiver in [n for n in boxes if n != sender] if everybody else [parcel.peer]:
                     lost = self._lost(self._round, step, sender, receiver)
                     if receiver in boxes and not lost:
                         boxes[receiver].append(Parcel(sender, parcel.data))
         return {node: encode(Parcels(tuple(box))) for node, box in boxes.items()}
+
+    def _allowed(self, step: str, sender: int, parcels: Parcels) -> Iterator[Parcel]:
+        """One message for each receiver; in notice steps that is everybody at once."""
+        seen: set[int] = set()
+        for parcel in parcels.parcels:
+            if (parcel.peer == EVERYBODY) != (step in NOTICE_STEPS):
+                reason = "it tells single nodes what is for everybody, or the reverse"
+                self._envelopes.refuse(step, sender, reason)
+            elif parcel.peer in seen:
+                self._envelopes.refuse(step, sender, "it says two things to one receiver")
+            else:
+                seen.add(parcel.peer)
+                yield parcel
 
     def _note_links(self, reports: Mapping[int, NodeReport]) -> None:
         for node, report in reports.items():

@@ -1,19 +1,25 @@
 """One masked averaging of a node: secure sums over neighbourhoods, all of them or none.
 
 Every node takes a secure sum over its neighbours' weighted adapters, sum_j w_ij q_j, and so learns
-where averaging moves it, sum_j w_ij (q_j - q_i), without learning any q_j. These flows cancel over
-all nodes only if everybody moves, and by the same links. So nobody moves before all have voted: a
-vote says that the own sum opened whole, over the links of this digest. A node votes once in a
-round; it averages once it knows that all nodes on those links voted for them. If votes are lost it
-is in doubt (Gray 1978), keeps its flow aside, goes on without it, and asks in later rounds: one
-node that averaged, or all votes, say yes; one node that never voted so says no. Both cannot
-happen, so that node values plus the flows still owed keep their sum to the bit, whatever is lost.
+where averaging moves it, sum_j w_ij (q_j - q_i), without learning any q_j.
+
+What sums hide they hide together, on one set of links: nodes that pool sums over two sets may learn
+more than either would show. So each node names to everybody all links that it found, and opens no
+sum unless every node on them named the same.
+
+The flows cancel over all nodes only if everybody moves, and by the same links. So nobody moves
+before all have voted: a vote says that the own sum opened whole, over the links of this digest. A
+node votes once in a round; it averages once it knows that all nodes on those links voted for them.
+If votes are lost it is in doubt (Gray 1978), keeps its flow aside, goes on without it, and asks in
+later rounds: one node that averaged, or all votes, say yes; one node that never voted so says no.
+Both cannot happen, so that node values plus the flows still owed keep their sum to the bit,
+whatever is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -31,9 +37,11 @@ from privfed_dpo.engine.gossip_messages import (
 )
 from privfed_dpo.engine.masked_links import MaskingRules, links_digest, live_links
 from privfed_dpo.engine.masked_messages import (
+    AGREE,
     HELLO,
     LINKS,
     VOTE,
+    AgreeNotice,
     Answer,
     LinksNotice,
     OpenVote,
@@ -52,15 +60,7 @@ from secure_agg import Phase
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 _CLOSED_FLOW = np.zeros(0, dtype=np.int64)
-
-
-@dataclass(slots=True)
-class _Sums:
-    """This node's part in the sums of the round."""
-
-    live: Topology
-    digest: bytes
-    sessions: MaskedSums
+_DIGEST_BYTES = 32
 
 
 class MaskedExchange:
@@ -75,7 +75,7 @@ class MaskedExchange:
         released: whether the mean of this round is released.
 
     Guarantee: no message depends on this node's adapter but its masked inputs, one for each
-        neighbour on links that `live_links` found safe.
+        neighbour on links that `live_links` found safe and that every node on them has signed.
     """
 
     __slots__ = (
@@ -83,6 +83,7 @@ class MaskedExchange:
         "_asked",
         "_entropy",
         "_heard",
+        "_live",
         "_planned",
         "_refusals",
         "_released",
@@ -115,8 +116,9 @@ class MaskedExchange:
             if address.number in (i, j)
         }
         self._sent: Integers = np.zeros(0, dtype=np.int64)
-        self._sums: _Sums | None = None
+        self._sums: MaskedSums | None = None
         self._heard: frozenset[int] = frozenset()
+        self._live = Topology.of(planned.nodes, ())
         self._asked: set[tuple[int, bytes]] = set()
         self._refusals: list[Refusal] = []
 
@@ -132,13 +134,12 @@ class MaskedExchange:
         """
         if step == HELLO:
             return _bundle({p: self._address.write("hello", p, b"") for p in self._weights})
-        if step == LINKS:
-            return self._tell_links(parcels)
+        notice = {LINKS: self._tell_links, AGREE: self._name_links, VOTE: self._vote}.get(step)
+        if notice is not None:
+            return notice(parcels)
         if step == Phase.ADVERTISE_KEYS.value:
-            self._agree(parcels)
-            return _bundle(self._sums.sessions.advertise() if self._sums else {})
-        if step == VOTE:
-            return self._vote(parcels)
+            self._open_sums(parcels)
+            return _bundle(self._sums.advertise() if self._sums else {})
         if step == COMBINE:
             return self._combine(parcels)
         return self._advance_sums(step, parcels)
@@ -149,30 +150,48 @@ class MaskedExchange:
         doubts = tuple(OpenVote(r, v.digest) for r, v in sorted(self._open().items()))
         return self._notice("links", LinksNotice(tuple(sorted(heard)), doubts))
 
-    def _agree(self, parcels: tuple[Parcel, ...]) -> None:
-        """Find out over which links sums are taken; the adapter stands from here to the vote."""
+    def _name_links(self, parcels: tuple[Parcel, ...]) -> Parcels:
+        """Find out over which links sums can be taken, and tell everybody."""
         heard = {self._address.number: self._heard}
         for sender, notice in self._notices("links", parcels, LinksNotice):
+            try:
+                self._asked |= _questions(notice.open, before=self._address.round)
+            except MessageRefused as error:
+                self._refusals.append(Refusal(sender, str(error)))
+                continue
             heard[sender] = frozenset(notice.heard)
-            self._asked |= {(open_.round, open_.digest) for open_ in notice.open}
-        live = live_links(self._planned, heard, self._rules, released=self._released)
-        self._sent, _ = split(self._state.values)
-        if not live.neighbours[self._address.number]:
+        self._live = live_links(self._planned, heard, self._rules, released=self._released)
+        if not self._live.neighbours[self._address.number]:
+            return Parcels()
+        return self._notice("agree", AgreeNotice(links_digest(self._live)))
+
+    def _open_sums(self, parcels: tuple[Parcel, ...]) -> None:
+        """Take part if all nodes on the links named them; the adapter stands until the vote."""
+        agreed = {self._address.number}
+        for sender, notice in self._notices("agree", parcels, AgreeNotice):
+            if notice.digest == links_digest(self._live):
+                agreed.add(sender)
+            else:
+                self._refusals.append(Refusal(sender, "it found other links"))
+        if not self._live.neighbours[self._address.number] or not self._partners() <= agreed:
             return
-        sessions = MaskedSums(
-            self._address, live, self._rules, dimension=self._sent.size, entropy=self._entropy
+        self._sent, _ = split(self._state.values)
+        self._sums = MaskedSums(
+            self._address, self._live, self._rules, dimension=self._sent.size, entropy=self._entropy
         )
-        self._sums = _Sums(live, links_digest(live), sessions)
+
+    def _partners(self) -> frozenset[int]:
+        """All other nodes on the round's links."""
+        return frozenset(n for link in self._live.edges for n in link) - {self._address.number}
 
     def _advance_sums(self, step: str, parcels: tuple[Parcel, ...]) -> Parcels:
         if self._sums is None:
             return Parcels()
-        sessions = self._sums.sessions
         for phase in Phase:
             if step == phase.value:
-                return _bundle(sessions.answer(phase, parcels, self._weighted))
+                return _bundle(self._sums.answer(phase, parcels, self._weighted))
             if step == closing(phase):
-                return _bundle(sessions.close(phase, parcels))
+                return _bundle(self._sums.close(phase, parcels))
         raise ValueError(f"{step} is no step of a masked averaging")
 
     def _weighted(self, aggregator: int) -> Integers:
@@ -181,22 +200,21 @@ class MaskedExchange:
     def _vote(self, parcels: tuple[Parcel, ...]) -> Parcels:
         digest = b""
         if self._sums is not None:
-            self._sums.sessions.close(Phase.UNMASK, parcels)
-            total = self._sums.sessions.total
+            self._sums.close(Phase.UNMASK, parcels)
+            total = self._sums.total
             if total is not None:
-                digest = self._sums.digest
-                self._cast(total, self._sums.live)
+                digest = links_digest(self._live)
+                self._cast(total, digest)
         answers = tuple(Answer(r, d, self._verdict(r, d)) for r, d in sorted(self._asked))
         return self._notice("vote", VoteNotice(digest, answers))
 
-    def _cast(self, total: Integers, live: Topology) -> None:
+    def _cast(self, total: Integers, digest: bytes) -> None:
         """Keep what averaging would move here until all have voted."""
-        mine = self._address.number
-        share = sum(self._weights[peer] for peer in live.neighbours[mine])
-        voters = {node for edge in live.edges for node in edge} - {mine}
+        neighbours = self._live.neighbours[self._address.number]
+        share = sum(self._weights[peer] for peer in neighbours)
         self._state.votes[self._address.round] = CastVote(
-            digest=links_digest(live),
-            missing=tuple(sorted(voters)),
+            digest=digest,
+            missing=tuple(sorted(self._partners())),
             outcome="open",
             flow=total - share * self._sent,
         )
@@ -215,10 +233,10 @@ class MaskedExchange:
         refusals = self._refusals
         used: tuple[int, ...] = ()
         if self._sums is not None:
-            refusals = [*refusals, *self._sums.sessions.refusals]
+            refusals = [*refusals, *self._sums.refusals]
             vote = self._state.votes.get(self._address.round)
             if vote is not None and vote.outcome == "done":
-                used = self._sums.live.neighbours[self._address.number]
+                used = self._live.neighbours[self._address.number]
         return NodeReport(used=used, refusals=tuple(refusals))
 
     def _learn_vote(self, sender: int, digest: bytes) -> None:
@@ -276,6 +294,26 @@ class MaskedExchange:
                 continue
             seen.add(parcel.peer)
             yield message
+
+
+def _questions(doubts: Iterable[OpenVote], *, before: int) -> set[tuple[int, bytes]]:
+    """Take in what a node is in doubt about; everybody answers it to everybody.
+
+    Args:
+        doubts: rounds and digests, as the node told them.
+        before: the current round; a vote that waits is of an earlier one.
+
+    Raises:
+        MessageRefused: no node can be in doubt about this.
+    """
+    asked: set[tuple[int, bytes]] = set()
+    last = 0
+    for doubt in doubts:
+        if not last < doubt.round < before or len(doubt.digest) != _DIGEST_BYTES:
+            raise MessageRefused("it asks about votes that nobody can have cast")
+        last = doubt.round
+        asked.add((doubt.round, doubt.digest))
+    return asked
 
 
 def _bundle(messages: Mapping[int, bytes]) -> Parcels:

@@ -1,4 +1,4 @@
-"""Over which links a round's masked sums run: every node works it out from the same notices."""
+"""Over which links a round's masked sums run: every node works it out from everybody's notices."""
 
 from __future__ import annotations
 

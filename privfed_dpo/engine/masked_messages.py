@@ -1,8 +1,8 @@
-"""Steps and notices of masked averaging: who hears whom, and who vouches for the round.
+"""Steps and notices of masked averaging: who hears whom, on which links, and who vouches for it.
 
 Inside the sums travel the messages of `secure_agg`, unchanged. Around them nodes tell everybody,
-signed and in clear, which neighbours they heard and whether their own sum opened; who is present is
-public.
+signed and in clear, which neighbours they heard, which links of the whole graph follow from that,
+and whether their own sum opened; who is present is public.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from secure_agg import Phase
 
 HELLO = "Hello"
 LINKS = "Links"
+AGREE = "Agree"
 VOTE = "Vote"
 
 
@@ -25,11 +26,14 @@ def closing(phase: Phase) -> str:
 
 
 _SUM_STEPS = tuple(step for phase in Phase for step in (phase.value, closing(phase)))
-MASKED_STEPS = (HELLO, LINKS, *_SUM_STEPS[:-1], VOTE, COMBINE)
+MASKED_STEPS = (HELLO, LINKS, AGREE, *_SUM_STEPS[:-1], VOTE, COMBINE)
 """Steps of one masked mixing. The last phase of the sums is closed in VOTE."""
 
-NOTICE_STEPS = frozenset({LINKS, VOTE})
-"""Steps whose messages go to everybody, by way of whoever keeps the rounds in step."""
+NOTICE_STEPS = frozenset({LINKS, AGREE, VOTE})
+"""Steps in which each node says one thing to everybody, by way of whoever keeps the rounds in step.
+
+In all others each message is for one node.
+"""
 
 PARCEL_STEPS = frozenset(MASKED_STEPS[:-1])
 """Steps in which nodes speak to nodes; the last one reports."""
@@ -56,11 +60,22 @@ class LinksNotice(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
     Attributes:
         heard: neighbours whose hello arrived, ascending.
-        open: rounds about which the sender is in doubt.
+        open: rounds about which the sender is in doubt: earlier ones, ascending, each once, since
+            a node votes once in a round.
     """
 
     heard: tuple[int, ...]
     open: tuple[OpenVote, ...] = ()
+
+
+class AgreeNotice(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """Body of an "agree" notice.
+
+    Attributes:
+        digest: SHA-256 of all links that the sender found from the notices it got.
+    """
+
+    digest: bytes
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):

@@ -17,17 +17,23 @@ from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 
 RUN_ID, PLAN_HASH = b"r" * 16, b"p" * 32
-IDENTITIES = [IdentityKey.generate(counted_entropy(f"masked-{i}")) for i in range(8)]
+IDENTITIES = [IdentityKey.generate(counted_entropy(f"masked-{i}")) for i in range(14)]
 ROSTER = {number: identity.public for number, identity in enumerate(IDENTITIES)}
 RULES = MaskingRules(fewest_neighbours=3, colluders=1)
 
 Lost = Callable[[str, int, int], bool]
 Gone = Callable[[str, int], bool]
+Lies = Callable[[str, int, int, bytes], bytes]
 
 
 def nobody(*_) -> bool:
     """No loss, nobody gone."""
     return False
+
+
+def truth(step: str, sender: int, receiver: int, data: bytes) -> bytes:
+    """Nobody lies."""
+    return data
 
 
 def address_of(number: int, round_: int) -> NodeAddress:
@@ -65,6 +71,8 @@ def mix_masked(
     lost: Lost = nobody,
     gone: Gone = nobody,
     rules: MaskingRules = RULES,
+    released: bool = False,
+    lies: Lies = truth,
     seen: Callable[[str, int, int, bytes], None] | None = None,
 ) -> dict[int, NodeReport]:
     """One masked round among all nodes; returns the reports of those that reached its end.
@@ -76,6 +84,8 @@ def mix_masked(
         lost: (step, sender, receiver) -> whether this one message vanishes.
         gone: (step, node) -> whether a node is away from this step on, for the round.
         rules: what sums must hide.
+        released: whether it is the last round.
+        lies: (step, sender, receiver, bytes) -> what this one receiver gets in place of the bytes.
         seen: told of every message that is sent: step, sender, receiver, bytes.
     """
     nodes = {
@@ -85,6 +95,7 @@ def mix_masked(
             state,
             rules=rules,
             entropy=counted_entropy(f"sums-{round_}-{number}"),
+            released=released,
         )
         for number, state in enumerate(states)
     }
@@ -108,5 +119,6 @@ def mix_masked(
                         and receiver != sender
                         and not lost(step, sender, receiver)
                     ):
-                        boxes[receiver].append(Parcel(sender, parcel.data))
+                        data = lies(step, sender, receiver, parcel.data)
+                        boxes[receiver].append(Parcel(sender, data))
     return reports

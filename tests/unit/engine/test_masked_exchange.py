@@ -9,6 +9,7 @@ from privfed_dpo.engine.gossip_messages import EVERYBODY, Parcel, Parcels
 from privfed_dpo.engine.masked_exchange import MaskedExchange
 from privfed_dpo.engine.masked_links import MaskingRules, links_digest, live_links
 from privfed_dpo.engine.masked_messages import (
+    AGREE,
     HELLO,
     LINKS,
     MASKED_STEPS,
@@ -196,12 +197,17 @@ def test_parts_that_do_not_meet_vote_together():
 
 
 def test_nodes_that_saw_other_links_take_part_in_no_common_sum():
-    """A notice that reaches only some makes two views; neither is averaged over."""
+    """A notice that reaches only some makes two views; no sum is opened over either."""
     states = states_of(8, 8)
     before = [s.values.copy() for s in states]
-    reports = mix_masked(states, 1, EIGHT, lost=lambda *m: m == (LINKS, 0, 3))
+    steps = set()
+    reports = mix_masked(
+        states, 1, EIGHT, lost=lambda *m: m == (LINKS, 0, 3), seen=lambda step, *_: steps.add(step)
+    )
     assert all(np.array_equal(s.values, b) for s, b in zip(states, before, strict=True))
-    assert reports[2].refusals, "whoever gets a message of a sum over other links refuses it"
+    assert steps == {HELLO, LINKS, AGREE, VOTE}
+    assert [r.reason for r in reports[2].refusals] == ["it found other links"]
+    assert [r.peer for r in reports[2].refusals] == [3]
     assert all(r.used == () for r in reports.values())
 
 
@@ -280,10 +286,9 @@ def test_notices_that_are_forged_doubled_or_garbled_are_refused_by_name():
     notice = address_of(1, 1).write("links", EVERYBODY, body)
     to_one = address_of(2, 1).write("links", 0, body)
     garbled = address_of(3, 1).write("links", EVERYBODY, b"\x00")
-    sent = node.step(
-        Phase.ADVERTISE_KEYS.value, (Parcel(1, notice), Parcel(2, to_one), Parcel(3, garbled))
-    )
+    sent = node.step(AGREE, (Parcel(1, notice), Parcel(2, to_one), Parcel(3, garbled)))
     assert sent == Parcels()
+    assert node.step(Phase.ADVERTISE_KEYS.value, ()) == Parcels()
     node.step(VOTE, ())
     report = node.step(MASKED_STEPS[-1], ())
     assert [r.peer for r in report.refusals] == [1, 2, 9, 2, 3]

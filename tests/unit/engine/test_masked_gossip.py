@@ -2,12 +2,27 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from accounting import Adversary, read_ledger, verify_ledger
 from privfed_dpo.engine.client import ClientRefused
-from privfed_dpo.engine.gossip_messages import PUBLISH
-from privfed_dpo.engine.masked_messages import MASKED_STEPS, VOTE
-from privfed_dpo.engine.messages import COORDINATOR, WIRE_VERSION, Envelope, encode
+from privfed_dpo.engine.events import ReplyRefused
+from privfed_dpo.engine.gossip_messages import (
+    EVERYBODY,
+    PUBLISH,
+    NeighbourMessage,
+    Parcel,
+    Parcels,
+)
+from privfed_dpo.engine.masked_messages import HELLO, MASKED_STEPS, NOTICE_STEPS, VOTE
+from privfed_dpo.engine.messages import (
+    COORDINATOR,
+    WIRE_VERSION,
+    Envelope,
+    decode,
+    decode_envelope,
+    encode,
+)
 from privfed_dpo.errors import ContradictoryConfig, PlanRefused
 from privfed_dpo.wire.faulty_nodes import LinksDown, NodeAbsences
 from privfed_dpo.wire.loopback import LoopbackCarrier
@@ -90,6 +105,56 @@ def test_lost_votes_over_the_carrier_are_settled_in_the_next_round():
     )
     owed = np.array(before, dtype=object) - np.array(after, dtype=object)
     assert moved.tolist() == owed.tolist()
+
+
+def two_faced(node, step):
+    """A node that adds a second signed notice, for one other node only, to its own."""
+
+    def handle(data):
+        reply = decode_envelope(node.handle(data))
+        if reply.step != step:
+            return encode(reply)
+        said = decode(reply.payload, Parcels).parcels
+        notice = replace(decode(said[0].data, NeighbourMessage), last_used=1)
+        signed = encode(notice.signed_by(node._identity))
+        forged = (Parcel(1, signed), *said, Parcel(EVERYBODY, signed))
+        return encode(replace(reply, payload=encode(Parcels(forged))))
+
+    return handle
+
+
+@pytest.mark.parametrize("step", sorted(NOTICE_STEPS))
+def test_the_script_passes_on_one_notice_of_each_node_and_to_all(step):
+    plan = masked_plan()
+    nodes = fake_nodes(plan)
+    handlers = {n: node.handle for n, node in nodes.items()} | {0: two_faced(nodes[0], step)}
+    events = []
+    result = play_round(plan, nodes, 1, observer=events.append, carrier=LoopbackCarrier(handlers))
+    refused = [event for event in events if isinstance(event, ReplyRefused)]
+    assert [(event.phase, event.client) for event in refused] == [(step, 0), (step, 0)]
+    assert "tells single nodes" in refused[0].reason
+    assert "two things" in refused[1].reason
+    assert len(result.used) == 16, "the one notice that all got is taken"
+
+
+def test_the_script_passes_on_no_message_for_all_in_place_of_one_for_a_neighbour():
+    plan = masked_plan()
+    nodes = fake_nodes(plan)
+
+    def shouting(data):
+        reply = decode_envelope(nodes[0].handle(data))
+        if reply.step != HELLO:
+            return encode(reply)
+        said = decode(reply.payload, Parcels).parcels
+        shouted = Parcels(tuple(replace(parcel, peer=EVERYBODY) for parcel in said))
+        return encode(replace(reply, payload=encode(shouted)))
+
+    handlers = {n: node.handle for n, node in nodes.items()} | {0: shouting}
+    events = []
+    result = play_round(plan, nodes, 1, observer=events.append, carrier=LoopbackCarrier(handlers))
+    refused = [event for event in events if isinstance(event, ReplyRefused)]
+    assert [(event.phase, event.client) for event in refused] == [(HELLO, 0)] * 4
+    assert not any(0 in edge for edge in result.used)
 
 
 def test_a_masked_node_tells_nobody_its_adapter():
