@@ -20,6 +20,7 @@ from privfed_dpo.config.section import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Prompt,
     Section,
     Seed,
     Share,
@@ -171,7 +172,7 @@ class EvaluationConfig(Section):
         description="products with the Hessian per probe, by which the floor of a finished run is "
         "taken apart on the gradient pairs; each costs two gradients of all of them; 0 is off",
     )
-    sample_prompts: tuple[str, ...] = Field(
+    sample_prompts: tuple[Prompt, ...] = Field(
         (),
         description="PUBLIC prompts answered before and after training, in summary and report; "
         "empty shows none",
