@@ -164,8 +164,8 @@ class EvaluationConfig(Section):
     )
     gradient_pairs: NonNegativeInt = Field(
         128,
-        description="held-out pairs used for gradient norm, heterogeneity and clip fraction "
-        "[pairs]",
+        description="held-out pairs, drawn by the public seed, used for gradient norm, "
+        "heterogeneity and clip fraction [pairs]",
     )
     curvature_products: NonNegativeInt = Field(
         3,
