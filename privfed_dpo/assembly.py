@@ -31,7 +31,7 @@ from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import DataError
-from privfed_dpo.inputs import Inputs, load_inputs, load_links
+from privfed_dpo.inputs import Inputs, load_inputs, load_links, measured_pairs
 from privfed_dpo.label_secret import LabelSecret
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.adapters import Adapter
@@ -240,7 +240,7 @@ def _with_data(
     held_back = _flipped(config, names, held_back, labels, purpose="held-back")
     scored = reference([pair for shard in shards for pair in shard])
     bounds = np.cumsum([0, *map(len, shards)])
-    held_out = _held_out(config, inputs, tokenize, reference)
+    held_out = _held_out(config, inputs, tokenize, reference, names)
     return Assembly(
         config=config,
         plan=plan,
@@ -324,18 +324,21 @@ def _held_out(
     inputs: Inputs,
     tokenize: PairTokenizer,
     reference: ReferenceLogprobs,
+    clients: Sequence[str],
 ) -> HeldOutPairs | None:
-    if not inputs.held_out:
+    raw = measured_pairs(config, inputs.held_out)
+    if not raw:
         return None
-    chosen = choose_held_out(len(inputs.held_out), config.evaluation.pairs, seed=config.run.seed)
-    raw = [inputs.held_out[i] for i in chosen]
+    named = set(clients)
     pairs = tokenize(raw)
     note_full_windows(pairs, tokenize.max_length)
     return HeldOutPairs(
         pairs=pairs,
         reference=reference(pairs),
-        users=tuple(pair.user or "" for pair in raw),
-        gradient_pairs=min(config.evaluation.gradient_pairs, len(pairs)),
+        users=tuple(pair.user if pair.user in named else "" for pair in raw),
+        gradient_places=tuple(
+            choose_held_out(len(pairs), config.evaluation.gradient_pairs, seed=config.run.seed)
+        ),
     )
 
 

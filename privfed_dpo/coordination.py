@@ -30,8 +30,8 @@ from privfed_dpo.engine.events import (
 )
 from privfed_dpo.engine.federated import FederatedTraining
 from privfed_dpo.engine.invitations import Signer
-from privfed_dpo.engine.training import TrainingScript, lost_rows, start_row
-from privfed_dpo.errors import ConfigError, ResumeMismatch, RunAborted
+from privfed_dpo.engine.training import TrainingScript, bad_end, lost_rows, start_row
+from privfed_dpo.errors import ConfigError, ResumeMismatch
 from privfed_dpo.exclusive import sole_process
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.observe.evidence import file_sha256
@@ -100,6 +100,7 @@ class Coordination:
 
         Raises:
             RunAborted: too many rounds in a row were lost; the run folder is complete.
+            RunDiverged: the adapter or its loss is no number any more; the run folder is complete.
         """
         result = drive(script, carrier)
         summary = end_run(self.folder, self.assembly, self.ledger, result, entropy=self.entropy)
@@ -176,16 +177,14 @@ def conclude(folder: Path, summary: Mapping[str, object], observers: Sequence[Ob
     """Announce the end of a run whose ledger is closed, and tidy up; the same after a crash.
 
     Raises:
-        RunAborted: that is how the run ended; the run folder is complete.
+        RunAborted, RunDiverged: that is how the run ended; the run folder is complete.
     """
     for observer in observers:
         observer(RunFinished(summary))
     leave_tidy(folder)
-    if summary["status"] == "aborted":
-        raise RunAborted(
-            str(summary["reason"]),
-            advice="More drop-outs than privacy.dropout_tolerance: raise it or find the cause.",
-        )
+    error = bad_end(str(summary["status"]), str(summary["reason"]))
+    if error is not None:
+        raise error
     return folder
 
 

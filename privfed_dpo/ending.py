@@ -32,7 +32,7 @@ from privfed_dpo.observe.run_folder import (
     write_json_atomic,
 )
 from privfed_dpo.observe.run_summary import run_summary
-from privfed_dpo.personal import compare_clients
+from privfed_dpo.personal import compare_clients, why_not_compared
 from privfed_dpo.report.model_card import write_model_card
 from privfed_dpo.report.page import write_report
 
@@ -90,6 +90,7 @@ def end_run(
     )
     summary["samples"] = [asdict(sample) for sample in samples]
     summary["comparison"] = compare_clients(assembly, weights, folder, entropy=entropy)
+    summary["not_compared"] = why_not_compared(assembly)
     summary["floor"] = _floor(assembly, result)
     facts = {"reason": result.reason, **closing_facts(folder, summary)}
     write_json_atomic(folder / CHECKPOINT_FOLDER / _DRAFT_FILE, summary)
@@ -100,7 +101,7 @@ def end_run(
 def _floor(assembly: Assembly, result: TrainingResult) -> dict[str, object] | None:
     """What keeps the gradient from zero, by source; None without held-out pairs for gradients."""
     wanted, held_out = assembly.config.evaluation, assembly.held_out
-    if not wanted.curvature_products or held_out is None or not held_out.gradient_pairs:
+    if not wanted.curvature_products or held_out is None or not held_out.gradient_places:
         return None
     end = result.checkpoint.state.weights.astype(np.float32)
     facts = floor_facts(

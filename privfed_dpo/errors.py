@@ -71,6 +71,10 @@ class RunAborted(PrivFedError):
     exit_code = 4
 
 
+class RunDiverged(PrivFedError):
+    """Training left what numbers can hold and was ended early; the run folder is complete."""
+
+
 class DiskFull(PrivFedError):
     """There is no room for what must be written; nothing was released that is not booked."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.partition import Partition, note_left_out, partition_pairs
 from privfed_dpo.data.preferences import load_preferences
 from privfed_dpo.data.synthetic import SyntheticTask, synthetic_task
-from privfed_dpo.errors import DataError
+from privfed_dpo.engine.measurement import choose_held_out
+from privfed_dpo.errors import DataError, InputNotice
 from privfed_dpo.topology import Edge, parse_links
 
 SYNTHETIC = "synthetic"
@@ -68,6 +70,14 @@ def load_links(config: Config, clients: Sequence[str]) -> tuple[Edge, ...]:
     return parse_links(text, clients)
 
 
+def measured_pairs(
+    config: Config, held_out: Sequence[PreferencePair]
+) -> tuple[PreferencePair, ...]:
+    """The held-out pairs that a run measures on: all, or some by the public seed."""
+    wanted = config.evaluation.pairs
+    return tuple(held_out[i] for i in choose_held_out(len(held_out), wanted, seed=config.run.seed))
+
+
 def load_inputs(config: Config) -> Inputs:
     """Read and check preference data and spread it over clients.
 
@@ -104,9 +114,26 @@ def load_inputs(config: Config) -> Inputs:
     note_left_out(partition.facts)
     audited = hold_back(partition, config.evaluation.audit_held_back, seed=config.run.seed)
     _check_copies(config, audited.partition)
-    return Inputs(
+    inputs = Inputs(
         partition=audited.partition, held_out=held_out, task=task, held_back=audited.pairs
     )
+    _note_no_comparison(config, inputs)
+    return inputs
+
+
+def _note_no_comparison(config: Config, inputs: Inputs) -> None:
+    """Warn where clients are to be compared on pairs that none of them has."""
+    if not (config.personal.enabled or config.evaluation.references):
+        return
+    users = {pair.user for pair in measured_pairs(config, inputs.held_out)}
+    if users.isdisjoint(inputs.client_names):
+        warnings.warn(
+            "No held-out pair belongs to any client, so personal.enabled and evaluation.references "
+            "will compare nothing: held-out rows must name as `user` people who are clients "
+            "(data.partition=natural).",
+            InputNotice,
+            stacklevel=2,
+        )
 
 
 def _check_copies(config: Config, partition: Partition) -> None:

@@ -111,7 +111,7 @@ def compare_clients(
 
     Returns:
         Plain data for the summary; None if nothing was asked for, or if the clients' pairs or
-        their held-out pairs are not here.
+        their held-out pairs are not here, see `why_not_compared`.
     """
     config = assembly.config
     wanted = config.evaluation.references
@@ -143,6 +143,18 @@ def compare_clients(
         "settings": _settings(config, assembly),
         "not_private": NOT_PRIVATE,
     }
+
+
+def why_not_compared(assembly: Assembly) -> str | None:
+    """Say why `compare_clients` has nothing to compare; None if it has, or was not asked."""
+    config = assembly.config
+    if not (config.evaluation.references or config.personal.enabled) or _compared(assembly):
+        return None
+    if assembly.held_out is None:
+        return "there are no held-out pairs"
+    if not any(assembly.held_out.users):
+        return "no held-out pair belongs to any client"
+    return "no client has both its training pairs and held-out pairs here"
 
 
 def _compared(assembly: Assembly) -> Mapping[str, int]:

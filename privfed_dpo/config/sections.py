@@ -20,6 +20,7 @@ from privfed_dpo.config.section import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Prompt,
     Section,
     Seed,
     Share,
@@ -163,15 +164,15 @@ class EvaluationConfig(Section):
     )
     gradient_pairs: NonNegativeInt = Field(
         128,
-        description="held-out pairs used for gradient norm, heterogeneity and clip fraction "
-        "[pairs]",
+        description="held-out pairs, drawn by the public seed, used for gradient norm, "
+        "heterogeneity and clip fraction [pairs]",
     )
     curvature_products: NonNegativeInt = Field(
         3,
         description="products with the Hessian per probe, by which the floor of a finished run is "
         "taken apart on the gradient pairs; each costs two gradients of all of them; 0 is off",
     )
-    sample_prompts: tuple[str, ...] = Field(
+    sample_prompts: tuple[Prompt, ...] = Field(
         (),
         description="PUBLIC prompts answered before and after training, in summary and report; "
         "empty shows none",

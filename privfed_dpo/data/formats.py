@@ -68,13 +68,13 @@ def pair_from_row(row: Mapping[str, Any], columns: Mapping[str, str]) -> Prefere
 
 def _text(row: Mapping[str, Any], column: str) -> Text:
     if column not in row or row[column] is None:
-        present = ", ".join(sorted(str(name) for name in row)) or "none"
+        present = ", ".join(sorted(_printable(name) for name in row)) or "none"
         raise RowProblem(f"column '{column}' is missing (columns present: {present})")
     value = row[column]
     if isinstance(value, str):
         if not value.strip():
             raise RowProblem(f"column '{column}' is empty")
-        return value
+        return _whole(value, f"column '{column}'")
     if isinstance(value, list | tuple):
         if not value:
             raise RowProblem(f"column '{column}' is an empty message list")
@@ -93,10 +93,12 @@ def _message(item: object, column: str) -> ChatMessage:
     role, content = item.get("role"), item.get("content")
     if not isinstance(role, str) or not role:
         raise RowProblem(f"column '{column}': a message has no 'role'")
+    _whole(role, f"column '{column}': the role of a message")
     if not isinstance(content, str):
         raise RowProblem(f"column '{column}': the content of a {role} message is not text")
     if not content.strip():
         raise RowProblem(f"column '{column}': the content of a {role} message is empty")
+    _whole(content, f"column '{column}': the content of a {role} message")
     return ChatMessage(role=role, content=content)
 
 
@@ -109,7 +111,24 @@ def _label(row: Mapping[str, Any], column: str) -> str | None:
     label = str(value).strip()
     if not label:
         raise RowProblem(f"column '{column}' is empty")
-    return label
+    return _whole(label, f"column '{column}'")
+
+
+def _whole(text: str, where: str) -> str:
+    """The text, which JSON may have cut inside a character: no tokenizer or file takes that."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"\\u{ord(text[error.start]):04x}"
+        raise RowProblem(
+            f"{where} holds half a character ({found}, a lone surrogate) at place "
+            f"{error.start + 1}; remove it or write the whole character"
+        ) from error
+    return text
+
+
+def _printable(name: object) -> str:
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _split_implicit(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:

@@ -94,6 +94,8 @@ def _json_row(number: int, line: bytes) -> RawRow:
         return RawRow(number, None, "not UTF-8 text")
     except json.JSONDecodeError as error:
         return RawRow(number, None, f"not JSON: {error.msg} (column {error.colno})")
+    except ValueError:  # the only one left: the interpreter's limit on digits
+        return RawRow(number, None, "not usable JSON: a number has too many digits")
     except RecursionError:
         return RawRow(number, None, "not usable JSON: nested too deeply")
     if not isinstance(values, dict):

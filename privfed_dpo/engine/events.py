@@ -135,7 +135,10 @@ class SharesDisputed:
 
 @dataclass(frozen=True, slots=True)
 class RoundFinished:
-    """A round is over, released or aborted, and its row is complete."""
+    """A round is over, released or aborted, and its row is complete.
+
+    The last one is told again when training ends early, if its row had not been measured before.
+    """
 
     row: MetricsRow
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +28,11 @@ from privfed_dpo.engine.receipts import ReceiptBook
 from privfed_dpo.engine.rounds import RoundCoordinator, RoundResult
 from privfed_dpo.engine.training import (
     ABORTS_IN_A_ROW,
+    Closing,
     Measure,
     TrainingResult,
     TrainingScript,
+    fits_float32,
     spent_so_far,
 )
 from privfed_dpo.mechanism.keystream import StreamIssuer
@@ -48,7 +51,8 @@ class FederatedTraining:
         sign: the coordinator's key, under which clients know their invitations.
         update: server optimizer.
         measure: metrics of a global adapter on held-out data, by the names of MetricsRow.
-        measure_every: rounds between measurements; the last round is always measured.
+        measure_every: rounds between measurements; the last round is always measured, planned or
+            not.
         seed: public seed of the cohorts.
         save: called with a checkpoint after every round, before its row is announced.
         observer: told what happens.
@@ -83,18 +87,25 @@ class FederatedTraining:
         so is their budget.
         """
         checkpoint = start
+
+        def end(status: str, reason: str) -> TrainingResult:
+            return self._closing.end(status, reason, checkpoint, self._measured)
+
         drift = DriftState.of(self.plan, start.drift)
         book = ReceiptBook(self.plan, self.run_id, self.roster, self.ledger.receipt_counts)
         aborted_in_a_row = 0
         first = max(start.round, self.ledger.last_round or 0) + 1
         for number in range(first, self.plan.rounds + 1):
+            fault = self._closing.fault(checkpoint)
+            if fault is not None:
+                return end("diverged", fault)
             names = self._cohort(number)
             if self._worn_out():
                 reason = f"round {number} would need clients that took part as often as allowed"
-                return TrainingResult("budget_spent", reason, checkpoint)
+                return end("budget_spent", reason)
             if self.ledger.would_exceed(names):
                 reason = f"round {number} would exceed the privacy budget; the model is kept"
-                return TrainingResult("budget_spent", reason, checkpoint)
+                return end("budget_spent", reason)
             self.before_round(number, names)
             begin = self.clock()
             self.ledger.spend(number, names)
@@ -104,7 +115,8 @@ class FederatedTraining:
                 result = yield from self._play(number, names, departure)
             else:
                 result = RoundResult(None, (), {}, 0, 0, reason="the cohort was drawn too small")
-            state = self._apply(checkpoint.state, result)
+            stepped = self._apply(checkpoint.state, result)
+            state = stepped if fits_float32(stepped.weights) else checkpoint.state
             drift = self._remember(drift, number, departure, result)
             self._record_outcome(number, result, book)
             row = self._row(number, len(names), result, state, begin)
@@ -121,13 +133,22 @@ class FederatedTraining:
             )
             self.save(checkpoint)
             self.observer(RoundFinished(row))
+            if state is not stepped:
+                return end("diverged", self._closing.overflow(number))
             aborted_in_a_row = 0 if result.total is not None else aborted_in_a_row + 1
             if aborted_in_a_row == ABORTS_IN_A_ROW:
                 reason = (
                     f"{ABORTS_IN_A_ROW} rounds in a row were aborted; the last: {result.reason}"
                 )
-                return TrainingResult("aborted", reason, checkpoint)
-        return TrainingResult("finished", "all planned rounds are done", checkpoint)
+                return end("aborted", reason)
+        return end("finished", "all planned rounds are done")
+
+    @property
+    def _closing(self) -> Closing:
+        return Closing(self.plan, self.measure_every, self.save, self.observer)
+
+    def _measured(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        return self.measure(checkpoint.state.weights.astype(np.float32))
 
     def _cohort(self, number: int) -> tuple[str, ...]:
         """Who is invited: by a public rule, or by secret coins."""
@@ -225,7 +246,7 @@ class FederatedTraining:
     def _row(
         self, number: int, cohort: int, result: RoundResult, state: ServerState, begin: float
     ) -> MetricsRow:
-        due = number % self.measure_every == 0 or number == self.plan.rounds
+        due = self._closing.due(number)
         measured = self.measure(state.weights.astype(np.float32)) if due else {}
         drift = None
         if (

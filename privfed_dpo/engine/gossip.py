@@ -33,6 +33,7 @@ from privfed_dpo.engine.mixing import (
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.engine.training import (
     ABORTS_IN_A_ROW,
+    Closing,
     Measure,
     TrainingResult,
     TrainingScript,
@@ -57,7 +58,8 @@ class GossipTraining:
         ledger: open ledger of this run.
         measure: metrics of the mean adapter on held-out data, by the names of MetricsRow.
         measure_nodes: metrics of the nodes' own adapters, given by client name.
-        measure_every: rounds between measurements; the last round is always measured.
+        measure_every: rounds between measurements; the last round is always measured, planned or
+            not.
         snapshot: what the nodes of this process hold, for the checkpoint; see `node_state`.
         save: called with a checkpoint after every round, before its row is announced.
         observer: told what happens.
@@ -90,18 +92,31 @@ class GossipTraining:
         if start.nodes is None:
             raise ValueError("this checkpoint knows of no nodes")
         iterates = np.array(start.nodes["values"], dtype=np.int64)
+        closing = Closing(self.plan, self.measure_every, self.save, self.observer)
+
+        def end(status: str, reason: str) -> TrainingResult:
+            return closing.end(
+                status,
+                reason,
+                checkpoint,
+                lambda last: self._adapters_measured(last.state, iterates),
+            )
+
         forecast = self._forecast(start)
         aborted_in_a_row = 0
         first = max(start.round, self.ledger.last_round or 0) + 1
         names = self.plan.facts.client_names
         for number in range(first, self.plan.rounds + 1):
+            fault = closing.fault(checkpoint)
+            if fault is not None:
+                return end("diverged", fault)
             if self.ledger.would_exceed(names):
                 reason = f"round {number} would exceed the privacy budget; the model is kept"
-                return TrainingResult("budget_spent", reason, checkpoint)
+                return end("budget_spent", reason)
             begin = self.clock()
             self.ledger.spend(number, names)
             self.observer(RoundStarted(number, self.plan.rounds, len(names)))
-            due = number % self.measure_every == 0 or number == self.plan.rounds
+            due = closing.due(number)
             result = yield from self._round(number).script(watch_mixing=due)
             for node, values in result.iterates.items():
                 iterates[node] = values
@@ -137,8 +152,8 @@ class GossipTraining:
             aborted_in_a_row = 0 if here else aborted_in_a_row + 1
             if aborted_in_a_row == ABORTS_IN_A_ROW:
                 reason = f"in {ABORTS_IN_A_ROW} rounds in a row no node answered"
-                return TrainingResult("aborted", reason, checkpoint)
-        return TrainingResult("finished", "all planned rounds are done", checkpoint)
+                return end("aborted", reason)
+        return end("finished", "all planned rounds are done")
 
     def _round(self, number: int) -> GossipRound:
         return GossipRound(
@@ -158,14 +173,20 @@ class GossipTraining:
         result: GossipRoundResult,
         predicted: float | None,
     ) -> dict[str, Any]:
+        return {
+            **self._adapters_measured(state, iterates),
+            "consensus_error_before": self._disagreement(iterates, result.before),
+            "consensus_error": self._disagreement(iterates, result.after),
+            "consensus_predicted": predicted,
+        }
+
+    def _adapters_measured(self, state: ServerState, iterates: Integers) -> dict[str, Any]:
+        """Metrics of the mean adapter and of the nodes' own; nothing about the mixing."""
         names = self.plan.facts.client_names
         units = self._units(iterates).astype(np.float32)
         return {
             **self.measure(state.weights.astype(np.float32)),
             **self.measure_nodes(dict(zip(names, units, strict=True))),
-            "consensus_error_before": self._disagreement(iterates, result.before),
-            "consensus_error": self._disagreement(iterates, result.after),
-            "consensus_predicted": predicted,
         }
 
     def _disagreement(self, iterates: Integers, published: Mapping[int, Integers]) -> float:

@@ -25,8 +25,7 @@ class PolicySlopes:
 
     def __init__(self, policy: MeasuredPolicy, held_out: HeldOutPairs) -> None:
         self._policy = policy
-        count = held_out.gradient_pairs
-        self._all: Group = (held_out.pairs[:count], held_out.reference[:count])
+        self._all: Group = held_out.gradient_group()
         self._groups = [
             group
             for user, group in held_out.gradient_groups().items()

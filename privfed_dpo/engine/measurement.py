@@ -49,21 +49,24 @@ class HeldOutPairs:
     Attributes:
         pairs: n pairs.
         reference: shape [n, 2], reference log-probabilities.
-        users: n client names; an empty string where the data name none.
-        gradient_pairs: how many of them, from the first, are used for gradient metrics.
+        users: n client names; an empty string where the data name none, or somebody who is no
+            client of this run.
+        gradient_places: which of them are used for gradient metrics, in their order.
     """
 
     pairs: tuple[TokenizedPair, ...] = field(repr=False)
     reference: npt.NDArray[np.float32] = field(repr=False)
     users: tuple[str, ...] = field(repr=False)
-    gradient_pairs: int
+    gradient_places: tuple[int, ...]
 
     def gradient_groups(self) -> Mapping[str, Group]:
-        """The first `gradient_pairs` pairs, by user."""
-        return {
-            user: ([self.pairs[i] for i in chosen], self.reference[chosen])
-            for user, chosen in _by_user(self.users[: self.gradient_pairs]).items()
-        }
+        """The pairs at `gradient_places`, by user."""
+        groups = _by_user([self.users[i] for i in self.gradient_places])
+        return {user: self._group(chosen) for user, chosen in groups.items()}
+
+    def gradient_group(self) -> Group:
+        """The same pairs all together, in their order."""
+        return self._group(range(len(self.gradient_places)))
 
     def only(self, places: Sequence[int]) -> HeldOutPairs:
         """Some of the pairs, without gradient metrics."""
@@ -71,8 +74,12 @@ class HeldOutPairs:
             pairs=tuple(self.pairs[i] for i in places),
             reference=self.reference[list(places)],
             users=tuple(self.users[i] for i in places),
-            gradient_pairs=0,
+            gradient_places=(),
         )
+
+    def _group(self, chosen: Sequence[int]) -> Group:
+        places = [self.gradient_places[i] for i in chosen]
+        return [self.pairs[i] for i in places], self.reference[places]
 
 
 class HeldOutMeasure:
@@ -105,12 +112,12 @@ class HeldOutMeasure:
         self._policy.load(weights)
         margins, measured = self._preferences(self._held_out)
         del margins
-        if self._held_out.gradient_pairs:
+        if self._held_out.gradient_places:
             measured |= self._gradient_metrics(self._held_out)
         return measured
 
     def per_client_accuracy(self, weights: npt.NDArray[np.float32]) -> dict[str, float] | None:
-        """Held-out accuracy of every named client; None if the data name none."""
+        """Held-out accuracy of every client with held-out pairs; None if no client has any."""
         held_out = self._held_out
         if held_out is None or not any(held_out.users):
             return None
@@ -182,7 +189,7 @@ def _by_user(users: Sequence[str]) -> dict[str, list[int]]:
 
 
 def choose_held_out(count: int, limit: int | None, *, seed: int) -> Sequence[int]:
-    """Pick which held-out pairs are used: all, or `limit` of them by the public seed."""
+    """Pick which held-out pairs are used: all, or `limit` of them by the public seed, in order."""
     if limit is None or limit >= count:
         return range(count)
     chosen = np.random.default_rng([seed, 0xE7A1]).permutation(count)[:limit]

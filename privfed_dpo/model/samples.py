@@ -11,8 +11,9 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from privfed_dpo.model.adapters import Adapter
+from privfed_dpo.model.eligibility import position_limit
 
-_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, TemplateError)
+_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, TemplateError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ def sample_answers(
     """Answers prompts greedily, once without the adapter and once with it.
 
     Nothing is drawn at random, so the same adapter gives the same answers. A prompt is one user
-    message where the tokenizer has a chat template, and plain text elsewhere.
+    message where the tokenizer has a chat template, and plain text elsewhere. What goes beyond the
+    model's positions is cut: a prompt is left as it is up to half of them, so that the answer ends
+    early, and loses its beginning beyond.
 
     Args:
         adapter: the policy.
@@ -75,6 +78,10 @@ def _sample(
     in_step: bool,
 ) -> AnswerSample:
     ids = _encode(tokenizer, prompt).to(adapter.device)
+    limit = position_limit(adapter.model.get_base_model())
+    if limit is not None:
+        max_tokens = min(max_tokens, max(limit - ids.shape[1], limit // 2))
+        ids = ids[:, -(limit - max_tokens) :]
     with adapter.disabled():
         before = _answer(adapter, tokenizer, ids, max_tokens=max_tokens, in_step=in_step)
     after = _answer(adapter, tokenizer, ids, max_tokens=max_tokens, in_step=in_step)

@@ -30,8 +30,8 @@ from privfed_dpo.observe.run_folder import (
 class RunRecorder:
     """An observer that keeps `plan.json`, `metrics.jsonl` and `summary.json`.
 
-    It never changes a row it has written; a run that goes on after a crash first calls `restore`
-    with the rows of its checkpoint.
+    It changes no row it has written but the last one, which may be measured when training ends; a
+    run that goes on after a crash first calls `restore` with the rows of its checkpoint.
 
     Attributes:
         run_dir: the run folder, created if it is missing.

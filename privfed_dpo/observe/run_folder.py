@@ -82,8 +82,15 @@ def write_json_atomic(path: Path, content: Mapping[str, object]) -> None:
 
 
 def append_row(path: Path, row: MetricsRow) -> None:
-    """Add one metrics row as one line, on the disk when this returns."""
-    append_line(path, _line(row))
+    """Add one metrics row as one line, on the disk when this returns.
+
+    A row for the round that stands last takes its place.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    if lines and _round_of(lines[-1]) == row.round:
+        write_text_atomic(path, "".join([*lines[:-1], _line(row)]))
+    else:
+        append_line(path, _line(row))
 
 
 def write_rows(path: Path, rows: Iterable[MetricsRow]) -> None:
@@ -143,6 +150,16 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a JSON object", source=str(path))
     return content
+
+
+def _round_of(line: str) -> int | None:
+    """The round of a row in a metrics file; None for a line that is no row."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    found = row.get("round") if isinstance(row, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def _line(row: MetricsRow) -> str:

@@ -31,7 +31,7 @@ def run_summary(
         ledger: what was spent; complete but for its close line.
         result: how training ended.
         adapter_sha256: hash of the saved adapter weights.
-        per_client: held-out accuracy by client, None where the data name none.
+        per_client: held-out accuracy by client, None where no held-out pair is a client's.
         population: how far the users differ, where it is known.
 
     Returns:

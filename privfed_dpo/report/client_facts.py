@@ -47,7 +47,7 @@ def client_facts(summary: Mapping[str, Any]) -> ClientFacts:
     return ClientFacts(
         accuracies=tuple(row for row in rows if row is not None),
         differences=_differences(known),
-        notes=_notes(bayes, arms, comparison.get("settings") or {}),
+        notes=_notes(bayes, arms, comparison.get("settings") or {}, summary.get("not_compared")),
         alarm=str(comparison.get("not_private") or ""),
     )
 
@@ -122,11 +122,18 @@ def _plain(value: object) -> str:
 
 
 def _notes(
-    bayes: Mapping[str, Any], arms: Mapping[str, Any], settings: Mapping[str, Any]
+    bayes: Mapping[str, Any],
+    arms: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    not_compared: object,
 ) -> tuple[str, ...]:
     notes = [_MEASURED]
     missing = [title for arm, title in _ARMS if arm not in arms and arm != "shared"]
-    if missing:
+    if not_compared:
+        notes.append(
+            f"Other adapters were to be compared with the shared one, and none was: {not_compared}."
+        )
+    elif missing:
         notes.append(
             f"Not computed: {', '.join(missing)}. Set personal.enabled and "
             "evaluation.references; see docs/guide/personal.md."

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from accounting import AccountingError, BudgetExceeded, read_ledger
-from privfed_dpo.errors import DataError, PrivFedError, RunAborted
+from privfed_dpo.engine.training import bad_end
+from privfed_dpo.errors import DataError, PrivFedError
 from privfed_dpo.observe.run_folder import (
     CHECKPOINT_FOLDER,
     LEDGER_FILE,
@@ -70,12 +71,13 @@ def run_result(folder: Path, relative: str) -> dict[str, Any]:
         relative: the folder as the results name it.
 
     Raises:
-        RunAborted: training ended, but not well.
+        RunAborted, RunDiverged: training ended, but not well.
         DataError: there is no summary.
     """
     result = _figures(read_json(folder / SUMMARY_FILE), relative)
-    if result["status"] == "aborted":
-        raise RunAborted(result["reason"])
+    error = bad_end(result["status"], result["reason"])
+    if error is not None:
+        raise error
     if result["status"] not in _GOOD:
         raise DataError(f"the run in {relative} left no summary of a finished training")
     return {**result, "exit_code": 0}

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from privfed_dpo.config import PersonalConfig
 from privfed_dpo.dpo.label_privacy import _exchanged
 from privfed_dpo.engine.contribution import PrivateShard
-from privfed_dpo.errors import ConfigError
+from privfed_dpo.errors import ConfigError, InputNotice
 from privfed_dpo.lifecycle import reopen, train
 from privfed_dpo.personal import compare_clients, fit_personal
 from privfed_dpo.server_update import ServerState, ServerUpdate
@@ -62,6 +62,7 @@ def test_what_is_released_does_not_depend_on_personal_adapters(runs):
 
 def test_nothing_is_compared_unless_asked(runs):
     assert summary_of(runs[0])["comparison"] is None
+    assert summary_of(runs[0])["not_compared"] is None
     assert not (runs[0] / "clients").exists()
     page = (runs[0] / "report.html").read_text()
     assert "Not computed: personal adapters, local-only adapters, a centralised adapter" in page
@@ -196,3 +197,28 @@ def test_local_steps_without_a_server_step_keep_their_own_size(tmp_path):
     assert (rule.kind, rule.learning_rate, rule.momentum) == ("sgd", 0.3, 0.0)
     rule = run_optimizer(tiny_config(tmp_path / "run"))
     assert (rule.kind, rule.learning_rate, rule.momentum) == ("adam", 0.005, 0.9)
+
+
+def test_users_who_are_no_clients_are_not_counted_as_clients_and_nothing_is_compared(tmp_path):
+    config = tiny_config(
+        tmp_path / "run",
+        "data.pairs_per_client=8",
+        "data.clients=4",
+        "data.partition=iid",
+        "federation.rounds=1",
+        "model.warmup_steps=2",
+        "personal.enabled=true",
+        "evaluation.references=[local_only, centralised]",
+    )
+    with pytest.warns(InputNotice, match="No held-out pair belongs to any client"):
+        folder = train(config)
+    summary = summary_of(folder)
+    assert summary["per_client"] is None
+    assert summary["final"]["heterogeneity"] is None
+    assert summary["final"]["grad_norm_sq"] > 0
+    assert summary["comparison"] is None
+    assert summary["not_compared"] == "no held-out pair belongs to any client"
+    page = (folder / "report.html").read_text()
+    assert "the shared adapter, all clients" not in page
+    assert "none was: no held-out pair belongs to any client." in page
+    assert "Set personal.enabled" not in page

@@ -82,14 +82,40 @@ def test_families_answer_with_and_without_a_chat_template(family):
         assert one.before != one.after
 
 
-def test_a_model_that_cannot_generate_ends_no_run(run, monkeypatch):
+@pytest.mark.parametrize(("repeats", "longest"), [(1, 200), (6, 200), (30, 200), (30, 3)])
+def test_prompt_and_answer_stay_within_learned_positions(repeats, longest):
+    texts = [PROMPT] * 3
+    tokenizer = byte_pair_tokenizer(texts)
+    config = FAMILIES["gpt2"]()
+    config.vocab_size, config.n_positions, config.eos_token_id = len(tokenizer), 64, None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    adapter = Adapter.attach(LoadedModel(model, tokenizer, "toy"), AdapterSpec(rank=2))
+    prompt = " ".join([PROMPT] * repeats)
+    length = len(tokenizer(prompt)["input_ids"])
+    asked = []
+    generate = adapter.model.generate
+    adapter.model.generate = lambda **given: asked.append(given) or generate(**given)
+    (sample,) = sample_answers(adapter, tokenizer, [prompt], max_tokens=longest)
+    assert sample.prompt == prompt
+    kept, answer = asked[-1]["input_ids"].shape[1], asked[-1]["max_new_tokens"]
+    assert kept + answer <= 64
+    assert answer == min(longest, max(64 - length, 32))
+    assert kept == min(length, 64 - answer)
+    ending = tokenizer(prompt, return_tensors="pt")["input_ids"][:, -kept:]
+    assert torch.equal(asked[-1]["input_ids"], ending)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, IndexError, KeyError])
+def test_a_model_that_cannot_generate_ends_no_run(run, monkeypatch, failure):
     tokenizer = AutoTokenizer.from_pretrained(run / "base")
     base = AutoModelForCausalLM.from_pretrained(run / "base")
     adapter = Adapter.attach(base, AdapterSpec(rank=2))
 
     def broken(**_):
-        raise RuntimeError("no cache")
+        raise failure("no cache")
 
     monkeypatch.setattr(adapter.model, "generate", broken)
-    with pytest.warns(UserWarning, match="no sample answers: no cache"):
+    with pytest.warns(UserWarning, match="no sample answers: .?no cache"):
         assert sample_answers(adapter, tokenizer, [PROMPT], max_tokens=3) == ()

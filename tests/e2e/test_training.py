@@ -15,9 +15,10 @@ from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.drift_state import Departure
 from privfed_dpo.engine.events import PhaseClosed, RoundFinished, RunFinished
 from privfed_dpo.engine.lanes import LaneRecord
-from privfed_dpo.errors import ConfigError, PlanRefused, RunAborted
-from privfed_dpo.lifecycle import plan, train
+from privfed_dpo.errors import ConfigError, PlanRefused, RunAborted, RunDiverged
+from privfed_dpo.lifecycle import plan, resume, train
 from privfed_dpo.model.adapters import Adapter
+from privfed_dpo.sweep.outcome import failed_result, failure_of, run_result
 from privfed_dpo.verification import verify_run
 from tests.support.entropy import counted_entropy
 from tests.support.tiny_run import tiny_config
@@ -266,6 +267,10 @@ def test_the_budget_stops_the_run_and_keeps_the_model(tmp_path):
     assert summary["status"] == "budget_spent"
     assert summary["epsilon"]["coalition"]["pld"] <= 5
     assert 0 < summary["rounds_done"] < 30
+    rows = rows_of(folder)
+    assert summary["final"]["round"] == rows[-1]["round"] == len(rows) - 1
+    assert summary["final"]["reward_accuracy"] == rows[-1]["reward_accuracy"] is not None
+    assert verify_run(folder).ok
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert verify_run(folder).ok
 
@@ -308,3 +313,24 @@ def test_users_that_differ_stand_beside_what_is_attainable(tmp_path):
     text = (folder / "report.html").read_text()
     assert "best attainable, one rule for each group" in text
     assert "dial: opposed share" in text
+
+
+def test_a_run_that_diverges_ends_tidily_and_spends_no_more(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(RunDiverged, match=r"federation\.learning_rate is too large") as caught:
+        train(tiny_config(folder, "federation.learning_rate=1e30"))
+    assert caught.value.exit_code == 1
+    summary = summary_of(folder)
+    assert (summary["status"], summary["rounds_done"]) == ("diverged", 1)
+    assert (summary["final"]["round"], summary["final"]["loss"]) == (1, None)
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert "federation.learning_rate is too large" in (folder / "report.html").read_text()
+    verdict = verify_run(folder)
+    assert verdict.ok, verdict.problems
+    assert verdict.rounds == 1
+    with pytest.raises(ConfigError, match="ended with status diverged"):
+        resume(folder)
+    result = failed_result(folder, "run", *failure_of(caught.value))
+    assert (result["status"], result["exit_code"]) == ("diverged", 1)
+    with pytest.raises(RunDiverged):
+        run_result(folder, "run")

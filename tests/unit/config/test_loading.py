@@ -54,6 +54,34 @@ model: {adapter: {rnk: 4}}
         assert part in joined
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "evaluation.sample_prompts=['']",
+            "evaluation.sample_prompts: text must not be empty, not ''",
+        ),
+        (
+            "evaluation.sample_prompts=[fine, '  ']",
+            "evaluation.sample_prompts: text must not be empty, not '  '",
+        ),
+        (
+            r'evaluation.sample_prompts=["a\ud800"]',
+            (
+                "evaluation.sample_prompts: text must be whole characters, without lone "
+                r"surrogates, not ('a\ud800',)"
+            ),
+        ),
+        (
+            r'run.dir="a\ud800"',
+            r"run.dir: text must be whole characters, without lone surrogates, not 'a\ud800'",
+        ),
+    ],
+)
+def test_text_that_says_nothing_or_fits_into_no_file_is_refused(override, problem):
+    assert problems_of(GOOD, [override]) == (problem,)
+
+
 def test_a_key_of_another_section_is_pointed_to():
     (problem,) = problems_of(GOOD, ["privacy.rounds=3"])
     assert problem == "unknown key privacy.rounds; did you mean federation.rounds?"

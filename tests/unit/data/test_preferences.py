@@ -153,6 +153,12 @@ def test_implicit_message_prompt_and_its_repetition_as_text(tmp_path):
         ('{"prompt": ', r"not JSON: .* \(column \d+\)"),
         ("[1]", "must be a JSON object on one line, not list"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"user": ' + "9" * 5000 + "}", "a number has too many digits"),
+        ({**ROW, "prompt": "a \ud800 b"}, r"'prompt' holds half a character \(\\ud800, .*at place 3"),
+        ({**ROW, "user": "u0\ud800"}, r"'user' holds half a character \(\\ud800, a lone surrogate"),
+        ({**CHAT_ROW, "chosen": [said("assistant", "\udfff")]}, r"'chosen': the content of a assistant message holds half"),
+        ({**CHAT_ROW, "chosen": [said("a\udc00", "Yes.")]}, r"'chosen': the role of a message holds half"),
+        ({"a\ud800": "b"}, r"columns present: a\\ud800"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_by_its_line(tmp_path, row, message):
@@ -161,6 +167,14 @@ def test_a_bad_row_is_named_by_its_line(tmp_path, row, message):
     assert "1 of 3 rows cannot be used" in str(caught.value)
     assert caught.value.source.endswith("p.jsonl")
     assert caught.value.exit_code == 2
+    assert str(caught.value).encode()
+
+
+def test_a_character_escaped_in_two_halves_is_whole(tmp_path):
+    row = json.dumps({**ROW, "user": "\U0001f600"})
+    assert "\\ud83d\\ude00" in row
+    (pair,) = load_preferences(write(tmp_path / "p.jsonl", [row]))
+    assert pair.user == "\U0001f600"
 
 
 def test_many_bad_rows_are_listed_once_and_counted(tmp_path):

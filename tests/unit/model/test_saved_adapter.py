@@ -5,7 +5,12 @@ from safetensors.numpy import load_file, save_file
 
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
-from privfed_dpo.model.saved_adapter import verify_saved_adapter
+from privfed_dpo.model.saved_adapter import (
+    _refuse_other_scores,
+    _scores,
+    verify_saved_adapter,
+    verify_saved_beside,
+)
 from tests.support.toy_models import shaken, toy_model, toy_pairs
 
 PAIRS = toy_pairs(4)
@@ -67,6 +72,20 @@ def test_one_changed_weight_is_found_out(tmp_path):
     adapter.write(vector)
     with pytest.raises(ModelError, match="1 of 8 tensors differ"):
         verify_saved_adapter(tmp_path, adapter, PAIRS)
+
+
+def test_an_adapter_that_scores_no_numbers_equals_itself_only(tmp_path):
+    adapter = _saved(tmp_path)
+    adapter.write(np.full(adapter.dimension, 1e30, dtype=np.float32))
+    adapter.save(tmp_path)
+    assert np.isnan(_scores(adapter, PAIRS)).any()
+    assert verify_saved_adapter(tmp_path, adapter, PAIRS) == 0.0
+    assert verify_saved_beside(tmp_path, adapter, PAIRS) == 0.0
+    numbers, none = np.zeros((2, 2), np.float32), np.array([[0, np.nan], [0, 0]], np.float32)
+    assert _refuse_other_scores(tmp_path, none, none.copy()) == 0.0
+    for before, after in ((numbers, none), (none, numbers), (numbers, numbers + np.inf)):
+        with pytest.raises(ModelError, match="nats away"):
+            _refuse_other_scores(tmp_path, before, after)
 
 
 def test_another_base_is_found_out(tmp_path):

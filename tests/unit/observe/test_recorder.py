@@ -62,6 +62,13 @@ def test_rows_are_on_the_disk_before_the_engine_goes_on(tmp_path):
         assert read_rows(tmp_path / "metrics.jsonl")[-1] == asdict(row)
 
 
+def test_a_last_row_that_is_measured_late_takes_its_place(tmp_path):
+    for row in (*ROWS[:3], replace(ROWS[2], loss=0.25)):
+        RunRecorder(tmp_path)(RoundFinished(row))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    assert [row["loss"] for row in read_rows(tmp_path / "metrics.jsonl")][-1] == 0.25
+
+
 def test_numbers_without_a_json_form_become_null(tmp_path):
     recorder = RunRecorder(tmp_path)
     recorder(RoundFinished(replace(ROWS[1], loss=float("nan"), kl=float("inf"))))
