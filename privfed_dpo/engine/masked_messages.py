@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from privfed_dpo.engine.gossip_messages import COMBINE
+from privfed_dpo.engine.messages import Message
 from secure_agg import Phase
 
 HELLO = "Hello"
@@ -39,7 +38,7 @@ Verdict = Literal["yes", "done", "undone", "never"]
 never voted so."""
 
 
-class OpenVote(msgspec.Struct, frozen=True, array_like=True):
+class OpenVote(Message, frozen=True):
     """A round that waits at a node for the votes of others.
 
     Attributes:
@@ -51,7 +50,7 @@ class OpenVote(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
 
 
-class LinksNotice(msgspec.Struct, frozen=True, array_like=True, tag=14):
+class LinksNotice(Message, frozen=True, tag=14):
     """Body of a "links" notice.
 
     Attributes:
@@ -63,7 +62,7 @@ class LinksNotice(msgspec.Struct, frozen=True, array_like=True, tag=14):
     open: tuple[OpenVote, ...] = ()
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(Message, frozen=True):
     """What the sender knows of a vote that somebody asked about."""
 
     round: int
@@ -71,7 +70,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     verdict: Verdict
 
 
-class VoteNotice(msgspec.Struct, frozen=True, array_like=True, tag=15):
+class VoteNotice(Message, frozen=True, tag=15):
     """Body of a "vote" notice.
 
     Attributes:

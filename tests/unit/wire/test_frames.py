@@ -32,6 +32,7 @@ from privfed_dpo.wire.frames import (
     encode_frame,
     listen,
 )
+from tests.support.deep_nesting import with_a_deep_field
 
 TEXT, DATA = st.text(max_size=20), st.binary(max_size=200)
 TICKETS = st.integers(0, 2**63 - 1)
@@ -123,7 +124,7 @@ def serving(path, handle, questions):
     listener, told = listen(path), []
 
     def serve():
-        told.extend(answer_one(listener, handle, max_bytes=1000) for _ in range(questions))
+        told.extend(answer_one(listener, handle, max_bytes=10_000) for _ in range(questions))
         listener.close()
 
     thread = threading.Thread(target=serve)
@@ -139,18 +140,20 @@ def test_a_client_survives_peers_that_talk_nonsense(tmp_path):
             raise Declined("not with me")
         return data + data
 
-    thread, told = serving(path, handle, 6)
-    for nonsense in (b"", b"GET / HTTP/1.1\r\n\r\n", encode_frame(Finish())):
+    thread, told = serving(path, handle, 7)
+    body = with_a_deep_field(encode_frame(Ask(b"x"))[HEADER_BYTES:])
+    deep = MARK + len(body).to_bytes(8, "big") + body
+    for nonsense in (b"", b"GET / HTTP/1.1\r\n\r\n", encode_frame(Finish()), deep):
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(str(path))
             peer.sendall(nonsense)
             peer.shutdown(socket.SHUT_WR)
             peer.recv(1000)
     assert ask_client(path, b"no", seconds=5) == Refusal("not with me")
-    assert "above the limit" in ask_client(path, bytes(2000), seconds=5).reason
+    assert "above the limit" in ask_client(path, bytes(20_000), seconds=5).reason
     assert ask_client(path, b"ab", seconds=5) == Answer(b"abab")
     thread.join()
-    assert [bool(reason) for reason in told] == [True] * 5 + [False]
+    assert [bool(reason) for reason in told] == [True] * 6 + [False]
 
 
 def test_a_client_that_is_not_there_is_an_error_of_its_own(tmp_path):
