@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -179,22 +179,37 @@ def _decode(body: bytes) -> Frame:
     return frame
 
 
-def receive_frame(connection: socket.socket, reader: FrameReader) -> Frame | None:
+def receive_frame(
+    connection: socket.socket,
+    reader: FrameReader,
+    *,
+    left: Callable[[], float] | None = None,
+) -> Frame | None:
     """Wait for one frame; None if the other end hangs up before a frame begins or ends.
 
     For conversations of one question and one answer: what follows the frame is refused.
 
+    Args:
+        connection: a connected local socket.
+        reader: takes the pieces.
+        left: asked before each piece, the seconds that are left for the whole frame; raises
+            TimeoutError if there are none. Without it each piece has the socket's own time-out.
+
     Raises:
         BadFrame: see `FrameReader`.
-        TimeoutError: the socket's time-out passed.
+        TimeoutError: the frame took too long.
     """
-    while data := connection.recv(_CHUNK_BYTES):
+    while True:
+        if left is not None:
+            connection.settimeout(left())
+        data = connection.recv(_CHUNK_BYTES)
+        if not data:
+            return None
         frames = list(reader.feed(data))
         if len(frames) > 1:
             raise BadFrame("one frame was expected, several came")
         if frames:
             return frames[0]
-    return None
 
 
 def ask_client(
