@@ -110,6 +110,10 @@ def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
         tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError((f"{source} is not valid YAML: {error}",)) from error
+    except RecursionError as error:
+        raise ConfigError(
+            (f"{source} is nested too deeply to be a mapping of sections",)
+        ) from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError((f"{source} must be a mapping of sections, not a {_kind(tree)}",))

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from privfed_dpo.config import Config, parse_config
-from privfed_dpo.engine.messages import MalformedEnvelope, decode
+from privfed_dpo.engine.messages import MalformedEnvelope, Message, decode
 from privfed_dpo.errors import ConfigError
 from secure_agg import AuthenticationFailed, IdentityKey, verify_signature
 
@@ -21,7 +21,7 @@ _AT_CLIENTS = "at-the-clients"
 _OFFERED, _JOINED = b"privfed-dpo offer 1:", b"privfed-dpo joined 1:"
 
 
-class RunDocument(msgspec.Struct, frozen=True, array_like=True, tag=20):
+class RunDocument(Message, frozen=True, tag=20):
     """A run as its coordinator describes it; from it each client makes its own plan.
 
     Attributes:
@@ -48,12 +48,12 @@ class RunDocument(msgspec.Struct, frozen=True, array_like=True, tag=20):
         """
         try:
             msgspec.json.decode(self.config)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ConfigError((f"the run's configuration is no JSON: {error}",)) from error
         return parse_config(self.config, source="the run's configuration")
 
 
-class Offer(msgspec.Struct, frozen=True, array_like=True, tag=_OFFER_TAG):
+class Offer(Message, frozen=True, tag=_OFFER_TAG):
     """Coordinator to client.
 
     Attributes:
@@ -67,7 +67,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, tag=_OFFER_TAG):
     nonce: bytes
 
 
-class Joined(msgspec.Struct, frozen=True, array_like=True, tag=22):
+class Joined(Message, frozen=True, tag=22):
     """Client to coordinator.
 
     Attributes:

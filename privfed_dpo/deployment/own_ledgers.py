@@ -3,6 +3,7 @@
 One ledger per run, as the coordinator keeps one, but written and signed by the client; what the
 coordinator claims plays no part. Across runs epsilons and deltas add up (basic composition, which
 also holds where later runs are chosen after seeing earlier ones: Rogers et al. 2016, theorem 3.6).
+A run whose plan says that records stand at several clients counts in full from its first round on.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class OwnLedgers:
             run_id: 16 bytes that name the run.
             plan: made by the client itself.
             document: the run's description.
-            data: digest of the client's pairs. It stays on this disk: whoever guesses pairs could
-                check them against it.
+            data: digest of the client's pairs. It stays on this disk, and in no message or log:
+                whoever guesses pairs could check them against it.
 
         Raises:
             ClientRefused: the whole plan would take more than is left, or this run was accepted
@@ -107,7 +108,11 @@ class OwnLedgers:
                 raise ClientRefused("this run was joined before, under another description")
             before = self._data(run_id)
             if before != data:
-                raise ResumeMismatch("this client's data", expected=before, found=data)
+                raise ResumeMismatch(
+                    "this client's data",
+                    expected="the pairs it was joined with",
+                    found="other pairs",
+                )
             return
         self._require(run_id, Spent(_certified(plan), plan.delta), "the whole plan")
         with self._writing():
@@ -232,10 +237,16 @@ def _certified(plan: RunPlan) -> float:
 
 
 def _spent(ledger: Ledger, participations: int, rounds: int) -> Spent:
-    """Price a client's part of a run; other clients' rounds count up to the latest one known."""
+    """Price a client's part of a run.
+
+    Where a record may stand at several clients, that is the whole plan: whoever else holds it
+    plays on, in rounds this client is not in and never hears of.
+    """
     budget, schedule = ledger.header.budget, ledger.header.schedule
     if participations == 0 or budget is None:
         return Spent(0.0 if participations == 0 else float("inf"), 0.0)
+    if schedule.copies is not None:
+        participations, rounds = schedule.participations, schedule.copies.rounds
     return Spent(_epsilon(schedule, budget.delta, participations, rounds), budget.delta)
 
 

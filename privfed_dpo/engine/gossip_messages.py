@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from privfed_dpo.engine.messages import encode
+from privfed_dpo.engine.messages import Message, encode
 from secure_agg import AuthenticationFailed, IdentityKey, verify_signature
 
 ADAPT = "Adapt"
@@ -29,7 +29,7 @@ EVERYBODY = -1
 Kind = Literal["offer", "ack", "hello", "links", "agree", "vote"]
 
 
-class NeighbourMessage(msgspec.Struct, frozen=True, array_like=True, tag=10):
+class NeighbourMessage(Message, frozen=True, tag=10):
     """One message from a node to a neighbour.
 
     Attributes:
@@ -71,7 +71,7 @@ class NeighbourMessage(msgspec.Struct, frozen=True, array_like=True, tag=10):
         return _LABEL + encode(msgspec.structs.replace(self, signature=b""))
 
 
-class Parcel(msgspec.Struct, frozen=True, array_like=True):
+class Parcel(Message, frozen=True):
     """Bytes between two nodes, as a carrier sees them.
 
     Attributes:
@@ -84,13 +84,13 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class Parcels(msgspec.Struct, frozen=True, array_like=True, tag=11):
+class Parcels(Message, frozen=True, tag=11):
     """What a node hands over in one step, or is handed."""
 
     parcels: tuple[Parcel, ...] = ()
 
 
-class GossipStart(msgspec.Struct, frozen=True, array_like=True, tag=12):
+class GossipStart(Message, frozen=True, tag=12):
     """Opens a round at a node.
 
     Attributes:
@@ -100,7 +100,7 @@ class GossipStart(msgspec.Struct, frozen=True, array_like=True, tag=12):
     plan_hash: bytes
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True):
+class Refusal(Message, frozen=True):
     """A message a node did not take.
 
     Attributes:
@@ -112,7 +112,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
-class NodeReport(msgspec.Struct, frozen=True, array_like=True, tag=13):
+class NodeReport(Message, frozen=True, tag=13):
     """What a node tells about a step it finished; nothing of it depends on pairs but `drift`.
 
     Attributes:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from privfed_dpo.engine.gossip_messages import COMBINE
+from privfed_dpo.engine.messages import Message
 from secure_agg import Phase
 
 HELLO = "Hello"
@@ -43,7 +42,7 @@ Verdict = Literal["yes", "done", "undone", "never"]
 never voted so."""
 
 
-class OpenVote(msgspec.Struct, frozen=True, array_like=True):
+class OpenVote(Message, frozen=True):
     """A round that waits at a node for the votes of others.
 
     Attributes:
@@ -55,7 +54,7 @@ class OpenVote(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
 
 
-class LinksNotice(msgspec.Struct, frozen=True, array_like=True, tag=14):
+class LinksNotice(Message, frozen=True, tag=14):
     """Body of a "links" notice.
 
     Attributes:
@@ -68,7 +67,7 @@ class LinksNotice(msgspec.Struct, frozen=True, array_like=True, tag=14):
     open: tuple[OpenVote, ...] = ()
 
 
-class AgreeNotice(msgspec.Struct, frozen=True, array_like=True, tag=16):
+class AgreeNotice(Message, frozen=True, tag=16):
     """Body of an "agree" notice.
 
     Attributes:
@@ -78,7 +77,7 @@ class AgreeNotice(msgspec.Struct, frozen=True, array_like=True, tag=16):
     digest: bytes
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(Message, frozen=True):
     """What the sender knows of a vote that somebody asked about."""
 
     round: int
@@ -86,7 +85,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     verdict: Verdict
 
 
-class VoteNotice(msgspec.Struct, frozen=True, array_like=True, tag=15):
+class VoteNotice(Message, frozen=True, tag=15):
     """Body of a "vote" notice.
 
     Attributes:

@@ -17,7 +17,14 @@ class MalformedEnvelope(ValueError):
     """Bytes that are not a canonical message of this version."""
 
 
-class SignedReceipt(msgspec.Struct, frozen=True, array_like=True):
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A MessagePack array of exactly the declared fields, in order.
+
+    A field too many is refused unread: to skip it would mean to follow it as deep as it is nested.
+    """
+
+
+class SignedReceipt(Message, frozen=True):
     """A client's signature on a round it finished; see `accounting.receipts`.
 
     Attributes:
@@ -29,7 +36,7 @@ class SignedReceipt(msgspec.Struct, frozen=True, array_like=True):
     signature: bytes
 
 
-class Envelope(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Envelope(Message, frozen=True, tag=1):
     """One message in either direction.
 
     Attributes:
@@ -51,7 +58,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, tag=1):
     receipt: SignedReceipt | None = None
 
 
-class ControlStart(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class ControlStart(Message, frozen=True, tag=3):
     """What an invitation adds for SCAFFOLD.
 
     Attributes:
@@ -63,7 +70,7 @@ class ControlStart(msgspec.Struct, frozen=True, array_like=True, tag=3):
     counted: tuple[int, ...]
 
 
-class RoundStart(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class RoundStart(Message, frozen=True, tag=2):
     """The coordinator's invitation to a round.
 
     Attributes:
@@ -97,13 +104,13 @@ def decode(data: bytes, kind: type[_Message]) -> _Message:
     """Read a message strictly.
 
     Raises:
-        MalformedEnvelope: wrong type, too long, or not in canonical form.
+        MalformedEnvelope: wrong type, too long, nested too deeply, or not in canonical form.
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise MalformedEnvelope(f"{len(data)} bytes is above the limit of {MAX_ENVELOPE_BYTES}")
     try:
         message = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedEnvelope(f"not a {kind.__name__}: {error}") from error
     if encode(message) != data:
         raise MalformedEnvelope(f"a {kind.__name__} in non-canonical form")

@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -34,7 +34,11 @@ class BadFrame(LocalSocketError):
     """Bytes that are no frame of this version, or a frame above the limit."""
 
 
-class Members(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A MessagePack array of exactly the declared fields; one too many is refused unread."""
+
+
+class Members(_Body, frozen=True, tag=1):
     """Relay to coordinator: who can be reached now.
 
     Attributes:
@@ -44,7 +48,7 @@ class Members(msgspec.Struct, frozen=True, array_like=True, tag=1):
     addresses: tuple[str, ...]
 
 
-class Deliver(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Deliver(_Body, frozen=True, tag=2):
     """Coordinator to relay: bytes for one node.
 
     Attributes:
@@ -63,43 +67,43 @@ class Deliver(msgspec.Struct, frozen=True, array_like=True, tag=2):
     data: bytes
 
 
-class Returned(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Returned(_Body, frozen=True, tag=3):
     """Relay to coordinator: what a node answered."""
 
     ticket: int
     data: bytes
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Failed(_Body, frozen=True, tag=4):
     """Relay to coordinator: a node will not answer; the reason is for people."""
 
     ticket: int
     reason: str
 
 
-class Finish(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Finish(_Body, frozen=True, tag=5):
     """Coordinator to relay: the run is over."""
 
 
-class Ask(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Ask(_Body, frozen=True, tag=6):
     """Transport to client: a message of the coordinator."""
 
     data: bytes
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Answer(_Body, frozen=True, tag=7):
     """Client to transport: its reply."""
 
     data: bytes
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class Refusal(_Body, frozen=True, tag=8):
     """Client to transport: it will not answer; the reason holds no secret."""
 
     reason: str
 
 
-class Look(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class Look(_Body, frozen=True, tag=9):
     """Coordinator to relay: look now who can be reached, and say so even if nothing changed.
 
     Attributes:
@@ -109,7 +113,7 @@ class Look(msgspec.Struct, frozen=True, array_like=True, tag=9):
     ticket: int
 
 
-class Looked(msgspec.Struct, frozen=True, array_like=True, tag=10):
+class Looked(_Body, frozen=True, tag=10):
     """Relay to coordinator: who could be reached after the question had come.
 
     Attributes:
@@ -168,29 +172,44 @@ class FrameReader:
 def _decode(body: bytes) -> Frame:
     try:
         frame: Frame = msgspec.msgpack.decode(body, type=Frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadFrame(f"not a message of a local socket: {error}") from error
     if msgspec.msgpack.encode(frame) != body:
         raise BadFrame("a message in non-canonical form")
     return frame
 
 
-def receive_frame(connection: socket.socket, reader: FrameReader) -> Frame | None:
+def receive_frame(
+    connection: socket.socket,
+    reader: FrameReader,
+    *,
+    left: Callable[[], float] | None = None,
+) -> Frame | None:
     """Wait for one frame; None if the other end hangs up before a frame begins or ends.
 
     For conversations of one question and one answer: what follows the frame is refused.
 
+    Args:
+        connection: a connected local socket.
+        reader: takes the pieces.
+        left: asked before each piece, the seconds that are left for the whole frame; raises
+            TimeoutError if there are none. Without it each piece has the socket's own time-out.
+
     Raises:
         BadFrame: see `FrameReader`.
-        TimeoutError: the socket's time-out passed.
+        TimeoutError: the frame took too long.
     """
-    while data := connection.recv(_CHUNK_BYTES):
+    while True:
+        if left is not None:
+            connection.settimeout(left())
+        data = connection.recv(_CHUNK_BYTES)
+        if not data:
+            return None
         frames = list(reader.feed(data))
         if len(frames) > 1:
             raise BadFrame("one frame was expected, several came")
         if frames:
             return frames[0]
-    return None
 
 
 def ask_client(

@@ -12,6 +12,7 @@ from privfed_dpo.errors import PrivFedError
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.loopback import STEPS, LoopbackCarrier
 from secure_agg import SecAggError
+from tests.support.deep_nesting import with_a_deep_field
 from tests.support.round_parties import Parties, small_plan
 
 CLIENTS = 5
@@ -101,6 +102,7 @@ TAMPERING = {
     "one reply is cut": lambda parcel: {**parcel, 3: parcel[3][:-1]},
     "one reply is longer": lambda parcel: {**parcel, 3: parcel[3] + b"\0"},
     "one reply is of another version": lambda parcel: {**parcel, 3: of_another_version(parcel[3])},
+    "one reply nests deep": lambda parcel: {**parcel, 3: with_a_deep_field(parcel[3])},
     "one reply is lost": lambda parcel: {n: r for n, r in parcel.items() if n != 3},
 }
 

@@ -18,6 +18,8 @@ from privfed_dpo.server_update import ServerState, ServerUpdate
 from privfed_dpo.wire.carrier import drive
 from privfed_dpo.wire.client_socket import Declined
 from privfed_dpo.wire.frames import (
+    HEADER_BYTES,
+    MARK,
     Failed,
     FrameReader,
     Members,
@@ -29,6 +31,7 @@ from privfed_dpo.wire.loopback import LoopbackCarrier
 from privfed_dpo.wire.relay import Relay
 from privfed_dpo.wire.relay_carrier import RelayCarrier
 from tests.contracts.carrier_contract import CarrierContract
+from tests.support.deep_nesting import with_a_deep_field
 from tests.support.fake_federation import (
     DIMENSION,
     fake_clients,
@@ -275,3 +278,20 @@ def test_of_any_number_of_answers_only_the_first_that_was_asked_for_counts(tmp_p
         thread.join(timeout=20)
         carrier.close()
     assert [(note.received_bytes, note.lost) for note in notes] == [(5, "")]
+
+
+def test_a_relay_that_talks_nonsense_is_cut_off_and_another_is_heard(tmp_path):
+    """Nonsense that nests deep is nonsense like any other."""
+    body = with_a_deep_field(encode_frame(Members(()))[HEADER_BYTES:])
+    deep = MARK + len(body).to_bytes(8, "big") + body
+    path = tmp_path / "coordinator.sock"
+    with contextlib.closing(listen(path)) as listener:
+        carrier = RelayCarrier(listener, deadline_seconds=lambda _s: 20.0, max_reply_bytes=1024)
+        for said, members in ((deep, set()), (encode_frame(Members(("node",))), {"node"})):
+            with socket.socket(socket.AF_UNIX) as relay:
+                relay.connect(str(path))
+                relay.sendall(said)
+                carrier.wait(20.0)
+                carrier.wait(20.0)
+                assert carrier.members == members
+        carrier.close()

@@ -16,6 +16,7 @@ from secure_agg.codec import (
 )
 from secure_agg.messages import BODY_TYPES
 from secure_agg.phases import EXCHANGES, Kind
+from tests.support.deep_nesting import DEEP, with_a_deep_field
 from tests.support.secagg_attacks import frame_of
 from tests.support.secagg_rounds import PHASES, Round, make_cohort
 
@@ -71,6 +72,18 @@ def test_any_value_as_a_body_is_a_message_or_malformed(kind, value):
     except MalformedMessage:
         return
     assert encode_body(body) == encoded
+
+
+@pytest.mark.parametrize("message", REAL)
+def test_a_field_that_nests_deep_is_malformed_like_any_other(message):
+    """Behind a frame's last field, behind a body's, and as a body."""
+    assert not decodes_or_refuses(with_a_deep_field(message))
+    assert not decodes_or_refuses(message[:1] + DEEP + message[2:])
+    frame = frame_of(message)
+    if frame.kind in BODY_TYPES:
+        for body in (with_a_deep_field(bytes(frame.body)), DEEP, b"\x91" + DEEP):
+            with pytest.raises(MalformedMessage):
+                decode_body(body, BODY_TYPES[Kind(frame.kind)])
 
 
 @settings(max_examples=400, deadline=None)

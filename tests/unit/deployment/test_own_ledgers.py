@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 
 from accounting import read_ledger
+from accounting.accountants import epsilon_pair
+from accounting.events import (
+    GroupPoissonGaussianRelease,
+    PoissonGaussianRelease,
+    Repeated,
+)
 from privfed_dpo.config.client_policy import LimitsConfig
+from privfed_dpo.deployment.client_process import _declining
 from privfed_dpo.deployment.consent import objections
 from privfed_dpo.deployment.own_ledgers import BooksUnwritable, OwnLedgers
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.control_variates import ControlVariate
 from privfed_dpo.errors import ResumeMismatch
+from privfed_dpo.wire.client_socket import Declined
 from secure_agg import IdentityKey
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import fake_plan
@@ -20,6 +28,15 @@ from tests.support.fake_federation import fake_plan
 RUN, OTHER = b"1" * 16, b"2" * 16
 NAMES = [f"client-{n}" for n in range(8)]
 PLAN = fake_plan("federation.rounds=6", "privacy.noise_multiplier=2")
+HALF_OF_THEM = (
+    "federation.rounds=40",
+    "federation.cohort=5",
+    "privacy.dropout_tolerance=1",
+    "privacy.colluders=0",
+    "privacy.noise_multiplier=12",
+    "privacy.sample_rate=0.1",
+)
+"""Five of ten clients in each round; a client is in half of the rounds."""
 WHOLE = PLAN.epsilons[PLAN.schedule.headline].certified
 
 
@@ -136,6 +153,81 @@ def test_a_run_goes_on_with_the_pairs_it_was_joined_with_or_not_at_all(tmp_path)
     digest = tmp_path / RUN.hex() / "data"
     assert digest.stat().st_mode & 0o077 == 0, "guesses of pairs can be checked against it"
     assert b"these pairs" not in before
+
+
+def test_digests_of_pairs_are_told_to_nobody(tmp_path):
+    """Neither the server, which asks, nor the client's own log, which others collect."""
+    kept, found = "aa" * 32, "bb" * 32
+    mine, told = books(tmp_path), []
+    mine.begin(RUN, PLAN, b"d", kept)
+
+    def join(_):
+        mine.begin(RUN, PLAN, b"d", found)
+
+    answer = _declining(join, lambda event, **facts: told.append((event, facts)))
+    with pytest.raises(Declined) as declined:
+        answer(b"offer")
+    ((event, facts),) = told
+    assert (event, facts["kind"]) == ("failed", "ResumeMismatch")
+    assert "this client's data is not the one this run started with" in facts["detail"]
+    error = declined.value.__cause__
+    assert isinstance(error, ResumeMismatch)
+    words = (str(declined.value), str(error), error.advice, error.expected, error.found, str(told))
+    assert not any(digest in text for digest in (kept, found) for text in words)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "whole"),
+    [
+        # 7 copies, each client in 20 of 40 rounds: 140 single copies fill at most 35 rounds
+        # with 4 or more.
+        (("privacy.record_copies=7",), Repeated(GroupPoissonGaussianRelease(7, 0.1, 12.0), 35)),
+        # 3 copies: 60 fill 30 rounds with 2 or more.
+        (("privacy.record_copies=3",), Repeated(GroupPoissonGaussianRelease(3, 0.1, 12.0), 30)),
+        # 2 copies: all 40 stand in pairs, in 20 rounds.
+        (("privacy.record_copies=2",), Repeated(GroupPoissonGaussianRelease(2, 0.1, 12.0), 20)),
+        # Noise of their own: 3 clients, 20 releases each.
+        (
+            ("privacy.record_copies=3", "privacy.mode=local"),
+            Repeated(PoissonGaussianRelease(0.1, 12.0), 60),
+        ),
+    ],
+    ids=["7 copies", "3 copies", "2 copies", "3 copies, local"],
+)
+def test_records_that_others_hold_too_cost_the_whole_plan_from_the_first_round_on(
+    tmp_path, overrides, whole
+):
+    """The other holders play on to the end, whether this client stops now or was never asked again."""
+    plan = fake_plan(*HALF_OF_THEM, *overrides, clients=10)
+    assert (plan.participations, plan.rounds) == (20, 40)
+    schedule, delta = plan.schedule, plan.delta
+    price = epsilon_pair(
+        (whole,), delta, slack=schedule.slack, accounting=schedule.accounting
+    ).certified
+    assert price == pytest.approx(plan.epsilons[schedule.headline].certified)
+    mine = books(tmp_path, max_epsilon=1.9 * price)
+    mine.begin(RUN, plan, b"d", "data")
+    assert mine.total().epsilon == 0, "who answers no round has released nothing"
+    cohort = NAMES[: plan.cohort]
+    for number in range(1, 21):
+        mine.require_room(RUN, number, cohort)
+        assert mine.book(RUN, number, cohort).epsilon == price
+        with pytest.raises(ClientRefused, match="the whole plan"):
+            mine.begin(OTHER, plan, b"e", "data")
+    assert books(tmp_path).total().epsilon == price, "rounds 21 to 40 are the others'"
+
+
+def test_records_that_stand_once_cost_the_rounds_that_were_answered(tmp_path):
+    plan = fake_plan(*HALF_OF_THEM, clients=10)
+    mine = books(tmp_path)
+    mine.begin(RUN, plan, b"d", "data")
+    for count, number in enumerate((1, 7, 33), start=1):
+        spent = mine.book(RUN, number, NAMES[: plan.cohort])
+        released = Repeated(PoissonGaussianRelease(0.1, 12.0), count)
+        priced = epsilon_pair(
+            (released,), plan.delta, slack=plan.schedule.slack, accounting=plan.schedule.accounting
+        )
+        assert spent.epsilon == pytest.approx(priced.certified)
 
 
 def test_a_looser_policy_forgets_nothing_and_a_tighter_one_stops_at_once(tmp_path):

@@ -9,6 +9,7 @@ from privfed_dpo.deployment.roster import Roster
 from privfed_dpo.engine.messages import decode, encode
 from privfed_dpo.errors import RunAborted
 from secure_agg import IdentityKey
+from tests.support.deep_nesting import with_a_deep_field
 from tests.support.entropy import counted_entropy
 
 
@@ -84,6 +85,7 @@ def test_who_cannot_sign_is_named_and_has_no_place():
         "impostor": signs_as("b", "stranger"),
         "replay": replays,
         "echo": lambda data: data,
+        "deep": lambda data: with_a_deep_field(signs_as("b", "b")(data)),
     }
     carrier, told = Nodes(answers), []
     with pytest.raises(RunAborted, match="only 1 are connected"):

@@ -32,6 +32,7 @@ from privfed_dpo.wire.frames import (
     encode_frame,
     listen,
 )
+from tests.support.deep_nesting import with_a_deep_field
 
 TEXT, DATA = st.text(max_size=20), st.binary(max_size=200)
 TICKETS = st.integers(0, 2**63 - 1)
@@ -123,7 +124,7 @@ def serving(path, handle, questions):
     listener, told = listen(path), []
 
     def serve():
-        told.extend(answer_one(listener, handle, max_bytes=1000) for _ in range(questions))
+        told.extend(answer_one(listener, handle, max_bytes=10_000) for _ in range(questions))
         listener.close()
 
     thread = threading.Thread(target=serve)
@@ -139,18 +140,95 @@ def test_a_client_survives_peers_that_talk_nonsense(tmp_path):
             raise Declined("not with me")
         return data + data
 
-    thread, told = serving(path, handle, 6)
-    for nonsense in (b"", b"GET / HTTP/1.1\r\n\r\n", encode_frame(Finish())):
+    thread, told = serving(path, handle, 7)
+    body = with_a_deep_field(encode_frame(Ask(b"x"))[HEADER_BYTES:])
+    deep = MARK + len(body).to_bytes(8, "big") + body
+    for nonsense in (b"", b"GET / HTTP/1.1\r\n\r\n", encode_frame(Finish()), deep):
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(str(path))
             peer.sendall(nonsense)
             peer.shutdown(socket.SHUT_WR)
             peer.recv(1000)
     assert ask_client(path, b"no", seconds=5) == Refusal("not with me")
-    assert "above the limit" in ask_client(path, bytes(2000), seconds=5).reason
+    assert "above the limit" in ask_client(path, bytes(20_000), seconds=5).reason
     assert ask_client(path, b"ab", seconds=5) == Answer(b"abab")
     thread.join()
-    assert [bool(reason) for reason in told] == [True] * 5 + [False]
+    assert [bool(reason) for reason in told] == [True] * 6 + [False]
+
+
+class Peer:
+    """A connection whose other end follows a script; it is its own listener, and time is its own."""
+
+    def __init__(self, *pieces, takes=0.0, now=0.0):
+        self.pieces, self.takes, self.now = list(pieces), takes, now
+        self.timeout, self.got, self.closed = None, b"", False
+
+    def accept(self):
+        return self, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed = True
+
+    def settimeout(self, seconds):
+        assert seconds > 0
+        self.timeout = seconds
+
+    def clock(self):
+        return self.now
+
+    def _wait(self, seconds):
+        self.now += min(seconds, self.timeout)
+        if seconds > self.timeout:
+            raise TimeoutError("timed out")
+
+    def recv(self, _):
+        seconds, data = self.pieces.pop(0) if self.pieces else (0.0, b"")
+        self._wait(seconds)
+        return data
+
+    def sendall(self, data):
+        self._wait(self.takes)
+        self.got = data
+
+    def asks(self, handle=lambda data: data * 2):
+        return answer_one(self, handle, max_bytes=10_000, clock=self.clock)
+
+
+def test_a_peer_has_one_minute_in_all_however_it_cuts_its_question():
+    """Each piece alone comes in time; a thousand of them would hold all others for half a day."""
+    asked = []
+    header = MARK + (1000).to_bytes(8, "big")
+    dawdler = Peer((0.0, header), *[(50.0, b"\x00")] * 1000)
+    assert dawdler.asks(asked.append) == "the peer took more than 60 s to ask"
+    assert dawdler.closed
+    assert (dawdler.now, dawdler.got, asked) == (60.0, b"", [])
+    late = Peer((59.0, encode_frame(Ask(b"x"))[:-1]), (1.0, encode_frame(Ask(b"x"))[-1:]))
+    assert "more than 60 s" in late.asks(asked.append), "whole, but too late for an answer"
+    assert asked == []
+
+
+def test_a_question_in_many_pieces_is_answered_if_all_come_in_time():
+    question = encode_frame(Ask(b"ab"))
+    slow = Peer(*[(59.0 / len(question), question[i : i + 1]) for i in range(len(question))])
+    assert slow.asks() == ""
+    assert slow.got == encode_frame(Answer(b"abab"))
+
+
+def test_the_time_a_client_thinks_is_not_its_peer_s_and_the_time_to_take_the_answer_is():
+    def thinks(data):
+        peer.now += 600.0
+        return data
+
+    peer = Peer((10.0, encode_frame(Ask(b"x"))), takes=49.0)
+    assert peer.asks(thinks) == ""
+    assert peer.got == encode_frame(Answer(b"x"))
+    assert peer.now == 659.0
+    peer = Peer((10.0, encode_frame(Ask(b"x"))), takes=51.0)
+    assert peer.asks(thinks) == "the peer did not take the answer: timed out"
+    assert (peer.now, peer.got) == (660.0, b"")
 
 
 def test_a_client_that_is_not_there_is_an_error_of_its_own(tmp_path):
