@@ -16,6 +16,7 @@ from accounting import (
     LedgerCorrupted,
     LedgerHeader,
     LedgerVerdict,
+    Mode,
     encode_schedule,
     guarantee,
     read_ledger,
@@ -35,6 +36,7 @@ from privfed_dpo.row_claims import (
 )
 
 _STATED_ROUNDING = 1e-3
+_NOISE_IN_SHARES = frozenset({Mode.DISTRIBUTED, Mode.USER})
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -145,14 +147,16 @@ def verify_run(folder: Path, *, known_head: str | None = None) -> RunVerdict:
         keys = PublicKeys.of_header(record.header.extra)
     except ValueError as error:
         return RunVerdict(ok=False, problems=(str(error),))
-    receipts = record.header.extra.get("secure_aggregation") is True
+    plan = _read_plan(folder / "plan.json")
+    told = record.header.extra.get("secure_aggregation")
+    receipts = plan.get("secure_aggregation", told) is True
     verdict = verify_ledger(
         record,
         verifier=keys.signed_line,
         receipt_verifier=keys.signed_receipt if receipts else None,
         expected_head=head,
     )
-    problems += [*verdict.problems, *_foreign_plan(folder, record.header)]
+    problems += [*verdict.problems, *_foreign_plan(folder, plan, record.header)]
     if known_head is not None and known_head != verdict.head:
         problems.append(f"the ledger ends with {verdict.head}, not with the head you know")
     notes = list(verdict.notes)
@@ -208,27 +212,32 @@ def _not_vouched_for(folder: Path) -> list[str]:
     return [f"nothing vouches for {name} before the ledger is closed" for name in found]
 
 
-def _foreign_plan(folder: Path, header: LedgerHeader) -> list[str]:
+def _foreign_plan(folder: Path, plan: Mapping[str, object], header: LedgerHeader) -> list[str]:
     """Compare config and plan with the hashes and the promises in the ledger's header."""
     problems = []
     config = folder / "config.yaml"
     if not config.is_file() or file_sha256(config) != header.config_hash:
         problems.append("config.yaml is not the one this ledger was started with")
-    plan = _read_plan(folder / "plan.json")
     if hashlib.sha256(canonical_json(plan)).hexdigest() != header.plan_hash:
         problems.append("plan.json is not the one this ledger was started with")
     budget = header.budget
     promised = {
         "schedule": encode_schedule(header.schedule),
         "clients": header.clients,
-        "target_epsilon": budget.epsilon if budget else None,
+        "target_epsilon": _finite(budget.epsilon) if budget else None,
         "delta": budget.delta if budget else plan.get("delta"),
+        "secure_aggregation": header.extra.get("secure_aggregation"),
     }
     problems += [
         f"the header of the ledger and plan.json disagree about {name}"
         for name, value in promised.items()
         if canonical_json(plan.get(name)) != canonical_json(value)
     ]
+    mode = header.schedule.mode
+    if mode in _NOISE_IN_SHARES and plan.get("secure_aggregation") is False:
+        problems.append(
+            f"plan.json takes sums in clear, where the noise of mode {mode} is too small"
+        )
     return problems
 
 
@@ -284,9 +293,11 @@ def _says_the_same(claimed: str, supported: str) -> bool:
 
 
 def _read_plan(path: Path) -> dict[str, object]:
+    """Read the plan; one that has no hash, as with NaN in it, is as good as none."""
     try:
         facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        canonical_json(facts)
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from privfed_dpo.engine.events import RoundFinished
+from privfed_dpo.engine.public_facts import digest
 from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.lifecycle import KEYS_FILE, train
 from privfed_dpo.verification import verify_run
@@ -65,6 +66,22 @@ def abort_round_2(lines):
     lines[4]["body"]["status"] = "aborted"
 
 
+def without_receipts(lines):
+    lines[0]["body"]["extra"]["secure_aggregation"] = False
+    for line in lines[2:7:2]:
+        line["body"]["receipts"] = {}
+
+
+def in_clear(folder, keys):
+    """The plan itself says that nobody signs receipts, and the ledger is written anew over it."""
+    plan = json.loads((folder / "plan.json").read_text()) | {"secure_aggregation": False}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    lines = forge.lines_of(folder)
+    without_receipts(lines)
+    lines[0]["body"]["plan_hash"] = digest(plan)
+    forge.write_lines(folder, forge.rechained(lines, keys))
+
+
 CLAIMS = {
     "rounds the ledger forgot": (
         forge.edit_lines(forge.without_round_2, chain=True),
@@ -98,9 +115,31 @@ CLAIMS = {
         forge.edit_json("summary.json", lambda s: s["epsilon"]["server"].update(pld=float("nan"))),
         "summary.json claims epsilon nan (PLD) against server",
     ),
+    "receipts that nobody is to ask for": (
+        forge.edit_lines(without_receipts, chain=True),
+        "the header of the ledger and plan.json disagree about secure_aggregation",
+        "line 2: 0 clients signed for round 1, 5 needed",
+        "line 6: 0 clients signed for round 3, 5 needed",
+    ),
+    "a plan without receipts": (
+        in_clear,
+        "plan.json takes sums in clear, where the noise of mode distributed is too small",
+    ),
 }
 
 UNREADABLE = {
+    "NaN in the plan": (
+        forge.edit_json("plan.json", lambda plan: plan.update(delta=float("nan"))),
+        "plan.json is not the one this ledger was started with",
+    ),
+    "a plan with a number without bounds": (
+        forge.edit_bytes("plan.json", lambda _: b'{"delta": 1e999}'),
+        "plan.json is not the one this ledger was started with",
+    ),
+    "a plan nested without end": (
+        forge.edit_bytes("plan.json", lambda _: NESTED.encode()),
+        "plan.json is not the one this ledger was started with",
+    ),
     "a summary nested without end": (
         forge.edit_bytes("summary.json", lambda _: b'{"samples": %b}' % NESTED.encode()),
         "summary.json cannot be read",
@@ -113,6 +152,13 @@ UNREADABLE = {
     "a row that is no text": (
         forge.edit_bytes("metrics.jsonl", lambda rows: rows + b"\xff\n"),
         "metrics.jsonl cannot be read",
+    ),
+    "an infinite budget in the ledger": (
+        forge.edit_lines(
+            forge.set_header(budget={"delta": 1e-5, "epsilon": None}),
+            chain=True,
+        ),
+        "disagree about target_epsilon",
     ),
     "an epsilon of four hundred digits": (
         edit_row(2, epsilon=10**400),
