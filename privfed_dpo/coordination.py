@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accounting import Adjacency, Ledger, LedgerHeader
+from accounting import Adjacency, Ledger, LedgerHeader, read_ledger
 from accounting.canonical import JSON
 from privfed_dpo.assembly import Assembly
 from privfed_dpo.ending import end_run, leave_tidy
@@ -36,7 +36,7 @@ from privfed_dpo.exclusive import sole_process
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.observe.evidence import file_sha256
 from privfed_dpo.observe.recorder import RunRecorder
-from privfed_dpo.observe.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE
+from privfed_dpo.observe.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE, LEDGER_FILE
 from privfed_dpo.server_update import ServerUpdate
 from privfed_dpo.wire.carrier import Carrier, drive
 
@@ -83,7 +83,12 @@ class Coordination:
         return checkpoint
 
     def recover(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Rebuild the run folder's rows, with one for every round the interruption destroyed."""
+        """Rebuild the run folder's rows, with one for every round the interruption destroyed.
+
+        Raises:
+            ResumeMismatch: the ledger lacks lines that the checkpoint was saved after.
+        """
+        _require_whole_ledger(self.folder, self.ledger, checkpoint)
         if not checkpoint.rows:
             return self.begin(checkpoint)
         self.tell(PlanReady(self.assembly.plan.describe()))
@@ -141,7 +146,8 @@ class Coordination:
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Put a checkpoint on the disk."""
+        """Put a checkpoint on the disk, with the ledger's head: the two are resumed together."""
+        checkpoint = replace(checkpoint, ledger_head=self.ledger.head)
         save_checkpoint(self.folder / CHECKPOINT_FOLDER, checkpoint)
 
     def tell(self, event: EngineEvent) -> None:
@@ -222,6 +228,28 @@ def require_same_config(folder: Path, ledger: Ledger) -> None:
     found = _config_hash(folder)
     if ledger.header.config_hash != found:
         raise ResumeMismatch("config.yaml", expected=ledger.header.config_hash, found=found)
+
+
+def _require_whole_ledger(folder: Path, ledger: Ledger, checkpoint: Checkpoint) -> None:
+    """Refuse a ledger that was cut, or put back from an older copy: what it lost was spent.
+
+    Raises:
+        ResumeMismatch: rounds of the checkpoint are not booked, or the line that was the last one
+            when it was saved is not there.
+    """
+    head, booked = checkpoint.ledger_head, ledger.last_round or 0
+    known = {line.digest for line in read_ledger(folder / LEDGER_FILE).lines}
+    # Without a head the checkpoint is older than the ledger, and none of its rounds can be lost.
+    if checkpoint.round <= booked and (head is None or head in known):
+        return
+    raise ResumeMismatch(
+        "the ledger",
+        expected=f"the line {head} in it, written before the checkpoint of round "
+        f"{checkpoint.round}",
+        found=f"a ledger without that line, whose last round is {booked}",
+        advice="Put the whole ledger.jsonl back: the rounds it lacks were released and count. "
+        "Without it this run cannot go on.",
+    )
 
 
 def _config_hash(folder: Path) -> str:

@@ -84,10 +84,17 @@ class ResumeMismatch(PrivFedError):
 
     exit_code = 2
 
-    def __init__(self, what: str, *, expected: str, found: str) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        expected: str,
+        found: str,
+        advice: str = "Restore the original file or start a new run in another folder.",
+    ) -> None:
         self.expected = expected
         self.found = found
         super().__init__(
             f"{what} is not the one this run started with: expected {expected}, found {found}",
-            advice="Restore the original file or start a new run in another folder.",
+            advice=advice,
         )

@@ -1,4 +1,4 @@
-"""Checking a finished run without trusting the people who ran it."""
+"""Checking a run without trusting the people who ran it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from accounting import (
     LedgerCorrupted,
     LedgerHeader,
     LedgerVerdict,
+    Mode,
     encode_schedule,
     guarantee,
     read_ledger,
@@ -25,12 +26,17 @@ from privfed_dpo.engine.public_facts import canonical_json
 from privfed_dpo.enrolment import PublicKeys
 from privfed_dpo.errors import DataError
 from privfed_dpo.observe.evidence import altered_files, file_sha256
-from privfed_dpo.observe.run_folder import METRICS_FILE, read_rows
-
-_ROUNDING = 1e-6
-"""How far an honest run's own figures may lie below those recomputed here, relative."""
+from privfed_dpo.observe.run_folder import ADAPTER_FOLDER, REPORT_FILE
+from privfed_dpo.row_claims import (
+    ROUNDING,
+    claimed_epsilon,
+    claimed_rows,
+    miscounted_rounds,
+    understated_rows,
+)
 
 _STATED_ROUNDING = 1e-3
+_NOISE_IN_SHARES = frozenset({Mode.DISTRIBUTED, Mode.USER})
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -47,6 +53,7 @@ class RunVerdict:
         delta: the delta of all of them; None without privacy.
         rounds: booked rounds.
         head: hash of the ledger's last line.
+        finished: the ledger is closed, and vouches for the files of the run.
     """
 
     ok: bool
@@ -57,6 +64,7 @@ class RunVerdict:
     delta: float | None = None
     rounds: int = 0
     head: str = ""
+    finished: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """The verdict for machines; an infinite epsilon is null."""
@@ -72,6 +80,7 @@ class RunVerdict:
             "delta": self.delta,
             "rounds": self.rounds,
             "ledger_head": self.head,
+            "finished": self.finished,
         }
 
     def as_text(self) -> str:
@@ -88,19 +97,26 @@ class RunVerdict:
             ]
         elif self.epsilon:
             lines.append("no privacy was promised: epsilon is infinite")
-        lines.append(
-            "verified: ledger, plan, config, metrics, summary and adapter belong together"
-            if self.ok
-            else "NOT verified"
-        )
+        lines.append(self._conclusion())
         return "\n".join(lines)
+
+    def _conclusion(self) -> str:
+        if not self.ok:
+            return "NOT verified"
+        if self.finished:
+            return "verified: ledger, plan, config, metrics, summary and adapter belong together"
+        return (
+            "verified so far: ledger, plan and config belong together, and metrics claim nothing "
+            "that the ledger does not show; no results of this run are vouched for"
+        )
 
 
 def verify_run(folder: Path, *, known_head: str | None = None) -> RunVerdict:
     """Check a run folder: chain, spends, epsilon, and that every file belongs to the ledger.
 
     Epsilon is recomputed from the ledger's raw events by two accountants; nothing is taken from
-    the summary but the claims that are to be checked.
+    the summary but the claims that are to be checked. Only a closed ledger vouches for results: of
+    a run that is not finished nothing is checked but ledger, plan, config and the rows so far.
 
     Whoever made the folder can make another one, files, hashes and all, that agrees with itself.
     Only a head noted elsewhere when the run ended tells the two apart.
@@ -131,27 +147,32 @@ def verify_run(folder: Path, *, known_head: str | None = None) -> RunVerdict:
         keys = PublicKeys.of_header(record.header.extra)
     except ValueError as error:
         return RunVerdict(ok=False, problems=(str(error),))
-    receipts = record.header.extra.get("secure_aggregation") is True
+    plan = _read_plan(folder / "plan.json")
+    told = record.header.extra.get("secure_aggregation")
+    receipts = plan.get("secure_aggregation", told) is True
     verdict = verify_ledger(
         record,
         verifier=keys.signed_line,
         receipt_verifier=keys.signed_receipt if receipts else None,
         expected_head=head,
     )
-    problems += [*verdict.problems, *_foreign_plan(folder, record.header)]
+    problems += [*verdict.problems, *_foreign_plan(folder, plan, record.header)]
     if known_head is not None and known_head != verdict.head:
         problems.append(f"the ledger ends with {verdict.head}, not with the head you know")
     notes = list(verdict.notes)
     if verdict.status is not None:
         if summary is not None or not problems:
             problems += altered_files(folder, verdict.facts, summary)
-        problems += _understated_rows(folder, record.header, verdict)
     elif summary is not None:
         problems.append("summary.json tells of an end, but the ledger has no close line")
     else:
         notes.append("the run is not finished")
+        notes += _not_vouched_for(folder)
+    rows, unreadable = claimed_rows(folder)
+    problems += unreadable + understated_rows(rows, record, verdict)
     if summary is not None:
         problems += _understated_summary(summary, record.header, verdict)
+        problems += miscounted_rounds(summary, rows, record)
     budget = record.header.budget
     return RunVerdict(
         ok=not problems,
@@ -162,6 +183,7 @@ def verify_run(folder: Path, *, known_head: str | None = None) -> RunVerdict:
         delta=budget.delta if budget else None,
         rounds=verdict.rounds,
         head=verdict.head,
+        finished=verdict.status is not None,
     )
 
 
@@ -177,34 +199,45 @@ def _read_summary(folder: Path) -> tuple[dict[str, object] | None, list[str]]:
         return None, []
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         return None, [f"summary.json cannot be read: {error}"]
     if not isinstance(summary, dict):
         return None, ["summary.json is not an object"]
     return summary, []
 
 
-def _foreign_plan(folder: Path, header: LedgerHeader) -> list[str]:
+def _not_vouched_for(folder: Path) -> list[str]:
+    """Name results beside a ledger that is not closed: a run that died while ending leaves some."""
+    found = [name for name in (ADAPTER_FOLDER, REPORT_FILE) if (folder / name).exists()]
+    return [f"nothing vouches for {name} before the ledger is closed" for name in found]
+
+
+def _foreign_plan(folder: Path, plan: Mapping[str, object], header: LedgerHeader) -> list[str]:
     """Compare config and plan with the hashes and the promises in the ledger's header."""
     problems = []
     config = folder / "config.yaml"
     if not config.is_file() or file_sha256(config) != header.config_hash:
         problems.append("config.yaml is not the one this ledger was started with")
-    plan = _read_plan(folder / "plan.json")
     if hashlib.sha256(canonical_json(plan)).hexdigest() != header.plan_hash:
         problems.append("plan.json is not the one this ledger was started with")
     budget = header.budget
     promised = {
         "schedule": encode_schedule(header.schedule),
         "clients": header.clients,
-        "target_epsilon": budget.epsilon if budget else None,
+        "target_epsilon": _finite(budget.epsilon) if budget else None,
         "delta": budget.delta if budget else plan.get("delta"),
+        "secure_aggregation": header.extra.get("secure_aggregation"),
     }
     problems += [
         f"the header of the ledger and plan.json disagree about {name}"
         for name, value in promised.items()
         if canonical_json(plan.get(name)) != canonical_json(value)
     ]
+    mode = header.schedule.mode
+    if mode in _NOISE_IN_SHARES and plan.get("secure_aggregation") is False:
+        problems.append(
+            f"plan.json takes sums in clear, where the noise of mode {mode} is too small"
+        )
     return problems
 
 
@@ -218,8 +251,7 @@ def _understated_summary(
         entry = claimed.get(adversary.value) if isinstance(claimed, dict) else None
         for accountant, found in (("pld", pair.pld), ("rdp", pair.rdp)):
             value = entry.get(accountant) if isinstance(entry, dict) else 0.0
-            told = float("inf") if value is None else value
-            if not isinstance(told, int | float) or told < found * (1 - _ROUNDING):
+            if not claimed_epsilon(value) >= found * (1 - ROUNDING):
                 problems.append(
                     f"summary.json claims epsilon {value} ({accountant.upper()}) against "
                     f"{adversary.value}; the ledger shows {found:.6g}"
@@ -244,7 +276,7 @@ def _understated_labels(claimed: object, header: LedgerHeader) -> list[str]:
     if cost is None:
         return [] if claimed is None else ["summary.json claims flipped labels; the ledger none"]
     told = claimed.get("pure") if isinstance(claimed, dict) else None
-    if isinstance(told, int | float) and told >= cost.pure * (1 - _ROUNDING):
+    if told is not None and claimed_epsilon(told) >= cost.pure * (1 - ROUNDING):
         return []
     return [f"summary.json claims {told} for a label; the ledger shows {cost.pure:.6g}"]
 
@@ -260,23 +292,12 @@ def _says_the_same(claimed: str, supported: str) -> bool:
     )
 
 
-def _understated_rows(folder: Path, header: LedgerHeader, verdict: LedgerVerdict) -> list[str]:
-    """Compare the last row's running epsilon with the ledger's."""
-    try:
-        rows = read_rows(folder / METRICS_FILE)
-    except DataError as error:
-        return [str(error)]
-    claimed = rows[-1].get("epsilon") if rows else None
-    found = verdict.epsilon[header.schedule.headline].certified
-    if isinstance(claimed, int | float) and claimed < found * (1 - _ROUNDING):
-        return [f"metrics.jsonl ends with epsilon {claimed}; the ledger shows {found:.6g}"]
-    return []
-
-
 def _read_plan(path: Path) -> dict[str, object]:
+    """Read the plan; one that has no hash, as with NaN in it, is as good as none."""
     try:
         facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        canonical_json(facts)
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

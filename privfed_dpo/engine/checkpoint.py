@@ -23,7 +23,7 @@ _STATE_FILE = "state.npz"
 _LANES = "lanes_"
 _NODES = "nodes_"
 _DRIFT = "drift_"
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Checkpoint:
         lanes: what the audit lanes showed so far; None if there are none.
         nodes: without a server, what the nodes hold; see `node_state`. None with a server.
         drift: old adapters and control variates, where the plan keeps any; see `drift_state`.
+        ledger_head: hash of the ledger's last line when this was saved, which a resumed run must
+            find in its ledger again; None only before there is a ledger.
     """
 
     round: int
@@ -51,6 +53,7 @@ class Checkpoint:
     lanes: LaneRecord | None = None
     nodes: Mapping[str, npt.NDArray[np.generic]] | None = None
     drift: Mapping[str, npt.NDArray[np.generic]] | None = None
+    ledger_head: str | None = None
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +64,7 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plan_hash: str
     data_fingerprint: str
     seconds: float
+    ledger_head: str | None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -73,6 +77,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         plan_hash=checkpoint.plan_hash,
         data_fingerprint=checkpoint.data_fingerprint,
         seconds=checkpoint.seconds,
+        ledger_head=checkpoint.ledger_head,
     )
     arrays: dict[str, npt.NDArray[np.generic]] = dict(checkpoint.state.arrays())
     if checkpoint.lanes is not None:
@@ -116,6 +121,7 @@ def load_checkpoint(folder: Path, *, plan_hash: str, data_fingerprint: str) -> C
         lanes=LaneRecord.from_arrays(lanes) if lanes else None,
         nodes=nodes or None,
         drift=drift or None,
+        ledger_head=header.ledger_head,
     )
 
 
@@ -138,4 +144,10 @@ def _read(path: Path) -> tuple[_Header, dict[str, Array]]:
         raise ResumeMismatch(
             "the checkpoint's format", expected=f"schema {_SCHEMA}", found=str(error)
         ) from error
+    if header.schema != _SCHEMA:
+        raise ResumeMismatch(
+            "the checkpoint's format",
+            expected=f"schema {_SCHEMA}",
+            found=f"schema {header.schema}",
+        )
     return header, arrays

@@ -153,7 +153,7 @@ def test_no_log_holds_key_material(interrupted):
         assert not [form for form in spelt if form in text]
 
 
-def test_an_ended_run_and_a_changed_roster_are_not_resumed(interrupted):
+def test_an_ended_run_a_changed_roster_and_a_cut_ledger_are_not_resumed(interrupted):
     deployment, stage, folder, _ = interrupted
     with pytest.raises(ConfigError, match="has ended with status finished"):
         resume_deployed(folder, journal=stage.journal)
@@ -167,6 +167,10 @@ def test_an_ended_run_and_a_changed_roster_are_not_resumed(interrupted):
     roster.write_text(yaml.safe_dump(changed))
     try:
         with pytest.raises(ResumeMismatch, match="roster"):
+            resume_deployed(folder, journal=stage.journal)
+        roster.write_text(before)
+        ledger.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+        with pytest.raises(ResumeMismatch, match="the ledger is not the one"):
             resume_deployed(folder, journal=stage.journal)
     finally:
         roster.write_text(before)

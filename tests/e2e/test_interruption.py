@@ -1,6 +1,7 @@
 """Killed at chosen moments, then resumed: nothing is forgotten, nothing random is used twice."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import pytest
 from privfed_dpo.config import dump_config
 from privfed_dpo.coordination import alone_in
 from privfed_dpo.engine.events import PhaseClosed, RoundFinished, RoundStarted
+from privfed_dpo.enrolment import Enrolment
 from privfed_dpo.errors import ConfigError, ResumeMismatch
 from privfed_dpo.exclusive import sole_process
-from privfed_dpo.lifecycle import resume, train
+from privfed_dpo.lifecycle import KEYS_FILE, resume, train
 from privfed_dpo.verification import verify_run
+from tests.support import forged_ledgers as forge
 from tests.support.tiny_run import tiny_config
 
 KILLED_PROCESS = """
@@ -146,6 +149,54 @@ def test_changed_data_are_refused(interrupted):
             resume(interrupted)
     finally:
         path.write_text(original)
+
+
+@pytest.fixture(scope="module")
+def two_rounds(tmp_path_factory):
+    """Stopped with two of three rounds released and saved."""
+    folder = tmp_path_factory.mktemp("two-rounds") / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            tiny_config(folder),
+            observers=[Stop(lambda e: isinstance(e, RoundFinished) and e.row.round == 2)],
+        )
+    return folder
+
+
+def rewritten(folder):
+    """As many rounds as before, signed by the coordinator, but not the lines the run wrote."""
+    lines = forge.lines_of(folder)
+    forge.drop_one_survivor(lines)
+    keys = Enrolment.load(folder / "checkpoint" / KEYS_FILE, 6)
+    forge.write_lines(folder, forge.rechained(lines, keys))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "booked"),
+    [
+        (lambda folder: forge.write_lines(folder, forge.lines_of(folder)[:3]), 1),
+        (lambda folder: forge.write_lines(folder, forge.lines_of(folder)[:1]), 0),
+        (rewritten, 2),
+    ],
+    ids=["an older copy", "nothing but the header", "other lines"],
+)
+def test_a_ledger_that_forgot_what_was_released_is_not_resumed(
+    two_rounds, tmp_path, tamper, booked
+):
+    """Or the rounds it lost would be missing from every epsilon of the run."""
+    folder = shutil.copytree(two_rounds, tmp_path / "run")
+    whole = (folder / "ledger.jsonl").read_bytes()
+    tamper(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ResumeMismatch, match=f"whose last round is {booked}$") as caught:
+        resume(folder)
+    assert "Put the whole ledger.jsonl back" in caught.value.advice
+    assert {path: path.read_bytes() for path in before} == before
+    (folder / "ledger.jsonl").write_bytes(whole)
+    resume(folder)
+    verdict = verify_run(folder)
+    assert verdict.ok, verdict.problems
+    assert verdict.rounds == 3
 
 
 def test_keys_of_an_unfinished_run_are_its_owners_alone(interrupted):

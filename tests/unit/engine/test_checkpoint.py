@@ -15,7 +15,9 @@ def checkpoint():
         MetricsRow(round=0, status="start", loss=0.6931),
         MetricsRow(round=1, status="released", epsilon=1.25, dropped={"Unmask": 2}),
     )
-    return Checkpoint(1, state, rows, plan_hash="p", data_fingerprint="d", seconds=2.5)
+    return Checkpoint(
+        1, state, rows, plan_hash="p", data_fingerprint="d", seconds=2.5, ledger_head="h"
+    )
 
 
 def load(folder, **changes):
@@ -29,7 +31,7 @@ def test_round_trip_is_exact(tmp_path, checkpoint):
         assert np.array_equal(found.state.arrays()[name], array)
     assert found.state.steps == 1
     assert found.rows == checkpoint.rows
-    assert (found.round, found.seconds) == (1, 2.5)
+    assert (found.round, found.seconds, found.ledger_head) == (1, 2.5, "h")
 
 
 @pytest.mark.parametrize("changes", [{"plan_hash": "q"}, {"data_fingerprint": "e"}])
@@ -57,4 +59,12 @@ def test_any_flipped_byte_and_any_cut_is_noticed(tmp_path, checkpoint):
 
 def test_a_missing_checkpoint_says_so(tmp_path):
     with pytest.raises(ResumeMismatch, match="nothing"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr("privfed_dpo.engine.checkpoint._SCHEMA", 1)
+    save_checkpoint(tmp_path, checkpoint)
+    monkeypatch.undo()
+    with pytest.raises(ResumeMismatch, match="expected schema 2, found schema 1"):
         load(tmp_path)
