@@ -5,11 +5,7 @@ adversary, and the ledger records every spend before it happens.
 """
 
 from accounting.accountants import Accounting, EpsilonCurve, EpsilonPair, Slack, epsilon_pair
-from accounting.adversaries import (
-    Adversary,
-    IntegerNoise,
-    ReleaseSchedule,
-)
+from accounting.adversaries import Adversary, ReleaseSchedule
 from accounting.audit import (
     AuditBound,
     gaussian_fit_bound,
@@ -55,8 +51,9 @@ from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
 from accounting.receipts import Receipt, receipt_message
 from accounting.record_copies import RecordCopies
+from accounting.schedule_checks import IntegerNoise
 from accounting.schedule_format import decode_schedule, encode_schedule
-from accounting.secret_cohort import SecretCohort, failure_probability, shortfall_probability
+from accounting.secret_cohort import SecretCohort, shortfall_probability
 from accounting.selection import (
     RunSpend,
     all_runs_epsilon,
@@ -125,7 +122,6 @@ __all__ = [
     "encode_event",
     "encode_schedule",
     "epsilon_pair",
-    "failure_probability",
     "gaussian_epsilon",
     "gaussian_fit_bound",
     "guarantee",

@@ -13,7 +13,6 @@ from accounting.accountants import (
     Slack,
     epsilon_pair,
 )
-from accounting.errors import InvalidPrivacyParameter
 from accounting.events import (
     Event,
     GaussianRelease,
@@ -24,10 +23,10 @@ from accounting.events import (
 )
 from accounting.labels import LabelCost, RandomizedLabels, label_cost
 from accounting.modes import Mode
-from accounting.noise_shares import GridNoise, NoiseShares, require_noise_multiplier
+from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.record_copies import RecordCopies
+from accounting.schedule_checks import SHARED_NOISE, IntegerNoise, require_fitting_fields
 from accounting.secret_cohort import SecretCohort
-from accounting.skellam_shares import SkellamNoise
 from accounting.units import PrivacyUnit
 
 
@@ -38,8 +37,8 @@ class Adversary(StrEnum):
         client helps it.
     COALITION: the server together with up to K clients that subtract their own noise; fewest
         survivors. This is the headline.
-    OUTSIDE: holds the released model only. Priced as the server, unless the plan states that
-        cohorts are secret Poisson samples: see `SecretCohort`.
+    OUTSIDE: holds the released model only. Priced as the server, also where cohorts are secret:
+        see `SecretCohort` for why.
     NO_SECAGG: what a client's own message would be worth if secure aggregation failed.
     """
 
@@ -49,10 +48,7 @@ class Adversary(StrEnum):
     NO_SECAGG = "no_secagg"
 
 
-IntegerNoise: TypeAlias = GridNoise | SkellamNoise
 Noise: TypeAlias = NoiseShares | IntegerNoise | float
-_SHARED = frozenset({Mode.DISTRIBUTED, Mode.USER})
-_OWN = frozenset({Mode.LOCAL, Mode.GOSSIP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,8 @@ class ReleaseSchedule:
         local_steps: steps of a client per round, each noisy in local and gossip mode; 1 in
             distributed mode, whose shares only protect a sum of gradients taken at the same
             weights; free in mode user, which releases one update per round, however it was made.
-        secret_cohort: in mode user, that cohorts are secret Poisson samples; None claims nothing.
+        secret_cohort: in mode user, that cohorts are Poisson samples of any size; None says that
+            they have the size of the noise's cohort. It lowers nobody's epsilon.
         copies: that a record may stand several times in the data; None says once. Not in mode user,
             where everything of a client is one record.
         labels: flips of labels, before all else: a promise about another unit, `accounting.labels`.
@@ -94,79 +91,7 @@ class ReleaseSchedule:
 
     def __post_init__(self) -> None:
         """Refuse schedules whose accounting would not describe the mechanism."""
-        if not 0 < self.sample_rate <= 1:
-            raise InvalidPrivacyParameter(
-                "sample_rate", self.sample_rate, "give a probability in (0, 1]"
-            )
-        for name in ("participations", "local_steps"):
-            if getattr(self, name) < 1:
-                raise InvalidPrivacyParameter(name, getattr(self, name), "give at least 1")
-        if self.secret_cohort is not None and self.mode is not Mode.USER:
-            raise InvalidPrivacyParameter(
-                "secret_cohort", self.secret_cohort, "only mode user prices secret cohorts"
-            )
-        if self.copies is not None and self.mode not in {Mode.DISTRIBUTED, *_OWN}:
-            raise InvalidPrivacyParameter(
-                "record_copies", self.copies, f"mode {self.mode} does not price copies of a pair"
-            )
-        if self.mode in _SHARED:
-            self._require_shares()
-        elif self.mode in _OWN:
-            self._require_own_noise()
-        elif self.noise is not None:
-            raise InvalidPrivacyParameter("noise", self.noise, "mode none adds no noise: give None")
-        self._require_accounting()
-
-    def _require_accounting(self) -> None:
-        problem = None
-        if self.accounting is Accounting.REDUCTION:
-            if isinstance(self.noise, SkellamNoise):
-                problem = (
-                    "the reduction to a continuous Gaussian is proved for discrete Gaussian noise "
-                    "only; Skellam noise takes rdp"
-                )
-        elif not isinstance(self.noise, IntegerNoise):
-            problem = "only integer noise is priced as it is; give a grid, or take reduction"
-        elif self.copies_share_sums:
-            problem = "copies of a pair that meet in one sum are priced by reduction only"
-        if problem is not None:
-            raise InvalidPrivacyParameter("accounting", str(self.accounting), problem)
-
-    def _require_shares(self) -> None:
-        if not isinstance(self.noise, NoiseShares | IntegerNoise):
-            raise InvalidPrivacyParameter(
-                "noise", self.noise, f"{self.mode} mode needs shares of noise"
-            )
-        if self.mode is Mode.USER:
-            if self.sample_rate != 1:
-                raise InvalidPrivacyParameter(
-                    "sample_rate",
-                    self.sample_rate,
-                    "mode user protects a client's whole update, and sampling inside the client "
-                    "does not amplify it: give 1",
-                )
-        elif self.local_steps != 1:
-            raise InvalidPrivacyParameter(
-                "local_steps",
-                self.local_steps,
-                "a share of noise protects one summed gradient, not a second local step; use 1, or "
-                "mode local",
-            )
-
-    def _require_own_noise(self) -> None:
-        if isinstance(self.noise, IntegerNoise):
-            if self.noise.cohort != 1:
-                raise InvalidPrivacyParameter(
-                    "noise",
-                    self.noise,
-                    f"in {self.mode} mode each client adds full noise: cohort 1",
-                )
-        elif isinstance(self.noise, NoiseShares) or self.noise is None:
-            raise InvalidPrivacyParameter(
-                "noise", self.noise, f"{self.mode} mode needs the client's own noise multiplier"
-            )
-        else:
-            require_noise_multiplier(self.noise)
+        require_fitting_fields(self)
 
     @property
     def headline(self) -> Adversary:
@@ -211,7 +136,7 @@ class ReleaseSchedule:
 
     @property
     def _shares(self) -> NoiseShares | IntegerNoise | None:
-        if self.mode in _SHARED and not isinstance(self.noise, int | float):
+        if self.mode in SHARED_NOISE and not isinstance(self.noise, int | float):
             return self.noise
         return None
 
@@ -276,35 +201,21 @@ class ReleaseSchedule:
     ) -> EpsilonPair:
         """Return the certified cost of a part of the run for this adversary.
 
-        Whoever holds the model sees no more than the server, so the smaller of the two bounds
-        holds for it.
+        Whoever holds the model sees no more than the server, and is priced like it.
 
         Args:
             adversary: whose view.
             delta: failure probability, in (0, 1).
             participations: rounds of the busiest client; 0 costs nothing.
-            rounds: rounds of the run so far; they count for secret cohorts and for copies.
+            rounds: rounds of the run so far; they count for copies.
         """
         if participations == 0:
             return NOTHING_SPENT
-        seen = self._bounded(adversary, delta, participations, rounds)
+        seen = self._priced(self._seen(adversary, participations, rounds), delta)
         if self.accounting is Accounting.RDP and isinstance(self.noise, GridNoise):
             reduced = replace(self, accounting=Accounting.REDUCTION)
             return replace(seen, pld=reduced.spent(adversary, delta, participations, rounds).pld)
         return seen
-
-    def _bounded(
-        self, adversary: Adversary, delta: float, participations: int, rounds: int
-    ) -> EpsilonPair:
-        """Price by the schedule's own accounting, with credit for secret cohorts."""
-        if adversary is not Adversary.OUTSIDE or self.secret_cohort is None:
-            return self._priced(self._seen(adversary, participations, rounds), delta)
-        known = self._priced(self._seen(Adversary.SERVER, participations, rounds), delta)
-        hidden_delta = delta - self.secret_cohort.failure
-        if hidden_delta <= 0:
-            return known
-        seen = self._priced(self._seen(adversary, participations, rounds), hidden_delta)
-        return replace(seen, pld=min(seen.pld, known.pld), rdp=min(seen.rdp, known.rdp))
 
     def curve(self, adversary: Adversary, delta: float) -> EpsilonCurve:
         """Return epsilon by number of known participations, for this adversary."""
@@ -314,10 +225,7 @@ class ReleaseSchedule:
         return epsilon_pair(spends, delta, slack=self.slack, accounting=self.accounting)
 
     def _seen(self, adversary: Adversary, participations: int, rounds: int) -> tuple[Repeated, ...]:
-        honest = self.honest_shares(adversary)
-        if adversary is Adversary.OUTSIDE and self.secret_cohort and self.noise is not None:
-            return (Repeated(self._release(self.secret_cohort.rate, honest), rounds),)
-        one = self._round(honest)
+        one = self._round(self.honest_shares(adversary))
         count = one.count * self.record_rounds(participations, rounds)
         return (Repeated(one.event, count),)
 

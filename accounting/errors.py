@@ -58,9 +58,10 @@ class BudgetExceeded(AccountingError):
     """The next release would cost more than the budget, or than the plan, allows.
 
     Attributes:
-        requested: the amount after the refused release: epsilon, or a number of participations.
+        requested: the amount after the refused release: epsilon, or a number of participations
+            or rounds.
         remaining: what may still be spent before the limit, in the same unit, never negative.
-        resource: "epsilon" or "participations".
+        resource: "epsilon", "participations" or "rounds".
     """
 
     def __init__(self, requested: float, remaining: float, *, resource: str = "epsilon") -> None:

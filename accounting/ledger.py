@@ -298,6 +298,9 @@ class Ledger:
         cap = self.header.schedule.participations
         if now + 1 > cap:
             return BudgetExceeded(now + 1, max(0, cap - now), resource="participations")
+        claim = self.header.schedule.secret_cohort
+        if claim is not None and self.rounds_spent + 1 > claim.rounds:
+            return BudgetExceeded(self.rounds_spent + 1, 0.0, resource="rounds")
         budget = self.header.budget
         if budget is None:
             return None

@@ -30,6 +30,7 @@ from accounting.integer_divergences import convolution_tau
 from accounting.sampler_slack import require_sampler_error, require_small_slack, sampler_slack
 
 SMALLEST_SHARE_STDDEV_STEPS = 4.0
+LARGEST_SHARE_STDDEV_STEPS = 2.0**40  # beyond, float64 does not count squares of samples exactly
 LARGEST_MODEL_SLACK = 1e-9
 
 
@@ -121,8 +122,8 @@ class GridNoise(CohortShares):
             share. Guarantee: at k > 12 standard deviations it is at most (k / 12)^2 times that.
 
     Raises:
-        InvalidPrivacyParameter: a value out of range; shares narrower than 4 grid steps; or a model
-            error above 1e-9 (sampler error: 1e-3) over the run.
+        InvalidPrivacyParameter: a value out of range; shares narrower than 4 grid steps or wider
+            than 2^40; or a model error above 1e-9 (sampler error: 1e-3) over the run.
     """
 
     noise_multiplier: float
@@ -150,6 +151,13 @@ class GridNoise(CohortShares):
                 self.share_stddev_steps,
                 f"shares need at least {SMALLEST_SHARE_STDDEV_STEPS:g} grid steps of noise; "
                 "use a finer grid (more steps per unit) or more noise",
+            )
+        if self.share_stddev_steps > LARGEST_SHARE_STDDEV_STEPS:
+            raise InvalidPrivacyParameter(
+                "share_stddev_steps",
+                self.share_stddev_steps,
+                "shares may have at most 2^40 grid steps of noise; use a coarser grid (fewer steps "
+                "per unit, a ring of 32 bits) or less noise",
             )
         sums = float(self.dimension) * self.releases
         if sums * (2 * self.kappa + self.tau) > LARGEST_MODEL_SLACK:

@@ -41,8 +41,7 @@ def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
         "local_steps": schedule.local_steps,
     }
     if schedule.secret_cohort is not None:
-        claim = asdict(schedule.secret_cohort)
-        encoded["secret_cohort"] = {k: v for k, v in claim.items() if k != "failure" or v}
+        encoded["secret_cohort"] = asdict(schedule.secret_cohort)
     if schedule.copies is not None:
         encoded["record_copies"] = asdict(schedule.copies)
     if schedule.labels is not None:
@@ -55,7 +54,8 @@ def encode_schedule(schedule: ReleaseSchedule) -> dict[str, Any]:
 def decode_schedule(encoded: Mapping[str, Any]) -> ReleaseSchedule:
     """Read one schedule; strict.
 
-    Without "secret_cohort" nothing is claimed; without "accounting" the reduction certifies, as it
+    Without "secret_cohort" cohorts have one size; "failure" in it, from when a credit was taken, is
+    read over. Without "accounting" the reduction certifies, as it
     did before there was a choice.
 
     Raises:
@@ -118,7 +118,7 @@ def _decode_cohort(encoded: Mapping[str, Any]) -> SecretCohort:
     for name in fields.keys() - {"rounds"}:
         _require_type(name, fields[name], int, float)
     _require_type("rounds", fields["rounds"], int)
-    return SecretCohort(**fields)
+    return SecretCohort(fields["rate"], fields["rounds"])
 
 
 def _encode_noise(noise: Noise | None) -> dict[str, Any] | None:

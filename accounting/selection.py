@@ -60,8 +60,13 @@ def all_runs_epsilon(runs: Sequence[RunSpend], adversary: Adversary, delta: floa
 
     If one of them is held to the Renyi bound of its integer noise, so are all of them together.
 
-    That function may be all of them, or the best one alone, however it was chosen. Runs may have
-    been planned with other runs' results in hand.
+    That function may be all of them, or the best one alone, however it was chosen.
+
+    Guarantee: the caller ensures that number, settings and noise of the runs were fixed before any
+    of them had a result. Where results decided what was run next, or when to stop, the figure is
+    not proved: adding up what happened to be run takes parameters fixed in advance, or a privacy
+    filter whose budget is (Rogers, Roth, Ullman and Vadhan 2016, section 1; Whitehouse, Ramdas,
+    Rogers and Wu 2023, section 1).
 
     Args:
         runs: every run that was made on the records, failed and abandoned ones too. All protect

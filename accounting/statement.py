@@ -125,8 +125,8 @@ def _scope(schedule: ReleaseSchedule, rounds: int) -> str:
     if schedule.secret_cohort is None:
         return scope + "."
     return (
-        f"{scope}; to outsiders {schedule.secret_cohort.rounds} rounds, which a user joins with "
-        f"probability {schedule.secret_cohort.rate:g} each."
+        f"{scope}; users join each of {schedule.secret_cohort.rounds} rounds with probability "
+        f"{schedule.secret_cohort.rate:g}, for which no credit is taken."
     )
 
 
@@ -174,12 +174,7 @@ def _eyes(adversary: Adversary, schedule: ReleaseSchedule) -> str:
     return {
         Adversary.COALITION: f"the server and {colluders} colluding clients, {fewest}",
         Adversary.SERVER: f"the server alone, {fewest}",
-        Adversary.OUTSIDE: "whoever holds the released model; "
-        + (
-            "no credit for hidden participation"
-            if schedule.secret_cohort is None
-            else "does not learn who took part"
-        ),
+        Adversary.OUTSIDE: "whoever holds the released model; no credit for hidden participation",
         Adversary.NO_SECAGG: "what would be left if secure aggregation failed: one share of noise",
     }[adversary]
 
@@ -194,14 +189,6 @@ def _assumptions(schedule: ReleaseSchedule) -> list[str]:
             ),
             "  - no user takes part in more rounds than stated;",
         ]
-        if schedule.secret_cohort is not None:
-            lines.append(
-                "  - against outsiders: users join rounds independently at random, and neither "
-                "who joined, nor how many, nor which rounds were aborted becomes known: of the run "
-                "folder only the adapter is published; the ledger names cohorts, and it, the "
-                "metrics, the summary, the checkpoint and the report stay with the server and the "
-                "auditor;"
-            )
     else:
         lines = [
             "This holds if:",

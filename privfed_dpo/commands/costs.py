@@ -22,7 +22,6 @@ from accounting import (
     NoiseShares,
     RecordCopies,
     ReleaseSchedule,
-    SecretCohort,
     calibrate_noise_multiplier,
     unconditional_epsilon,
 )
@@ -53,13 +52,11 @@ Cohort = Annotated[int, typer.Option(help="clients of a round")]
 Dropouts = Annotated[int, typer.Option(help="drop-outs that must cost no privacy")]
 Colluders = Annotated[int, typer.Option(help="clients that may help the server")]
 BatchKind = Annotated[Batches, typer.Option(help="of a client")]
-Clients = Annotated[
-    int | None,
-    typer.Option(help="mode user with secret Poisson cohorts: all clients"),
-]
 Rounds = Annotated[
     int | None,
-    typer.Option(help="of the whole run; --steps if not given"),
+    typer.Option(
+        help="of the whole run, where copies may be in other rounds; --steps if not given"
+    ),
 ]
 Copies = Annotated[
     int,
@@ -89,7 +86,6 @@ def epsilon(  # noqa: PLR0917 - options of a command
     dropout_tolerance: Dropouts = 0,
     colluders: Colluders = 0,
     batches: BatchKind = Batches.POISSON,
-    clients: Clients = None,
     rounds: Rounds = None,
     record_copies: Copies = 1,
     sensitivity_steps: SensitivitySteps = None,
@@ -99,10 +95,9 @@ def epsilon(  # noqa: PLR0917 - options of a command
     as_json: AsJson = False,
 ) -> None:
     """Price a mechanism against every adversary, without any run."""
-    copies = _record_copies(mode, record_copies, rounds or steps)
-    releases = _releases(mode, sample_rate, steps, local_steps, batches, copies)
-    secret = _secret_cohort(mode, cohort, clients, rounds or steps)
-    schedule = _schedule(releases, secret, noise_multiplier, cohort, dropout_tolerance, colluders)
+    releases = _releases(mode, sample_rate, steps, local_steps, batches)
+    copies = _record_copies(mode, record_copies, steps, rounds, releases.participations)
+    schedule = _schedule(releases, copies, noise_multiplier, cohort, dropout_tolerance, colluders)
     more: dict[str, object] = {}
     schedule = _on_grid(schedule, _Grid.of(sensitivity_steps, dimension, noise, accounting))
     reduced = sensitivity_steps is not None and accounting is Accounting.REDUCTION
@@ -127,7 +122,6 @@ def calibrate(  # noqa: PLR0917 - options of a command
     dropout_tolerance: Dropouts = 0,
     colluders: Colluders = 0,
     batches: BatchKind = Batches.POISSON,
-    clients: Clients = None,
     rounds: Rounds = None,
     record_copies: Copies = 1,
     sensitivity_steps: SensitivitySteps = None,
@@ -137,14 +131,13 @@ def calibrate(  # noqa: PLR0917 - options of a command
     as_json: AsJson = False,
 ) -> None:
     """Find the least noise that meets a target, and show that it is."""
-    copies = _record_copies(mode, record_copies, rounds or steps)
-    releases = _releases(mode, sample_rate, steps, local_steps, batches, copies)
-    secret = _secret_cohort(mode, cohort, clients, rounds or steps)
+    releases = _releases(mode, sample_rate, steps, local_steps, batches)
+    copies = _record_copies(mode, record_copies, steps, rounds, releases.participations)
 
     grid = _Grid.of(sensitivity_steps, dimension, noise, accounting)
 
     def schedule_at(multiplier: float) -> ReleaseSchedule:
-        plain = _schedule(releases, secret, multiplier, cohort, dropout_tolerance, colluders)
+        plain = _schedule(releases, copies, multiplier, cohort, dropout_tolerance, colluders)
         return _on_grid(plain, grid)
 
     first = schedule_at(1.0)
@@ -166,49 +159,43 @@ class _Releases:
     sample_rate: float
     participations: int
     local_steps: int
-    copies: RecordCopies | None
 
 
-def _record_copies(mode: Mode, most: int, rounds: int) -> RecordCopies | None:
+def _record_copies(
+    mode: Mode, most: int, steps: int, rounds: int | None, participations: int
+) -> RecordCopies | None:
+    """Return the claim on copies; shuffled epochs of local steps may be more than rounds."""
+    if rounds is not None and rounds < steps:
+        raise typer.BadParameter(
+            f"--rounds {rounds} of the whole run are fewer than the --steps {steps} that one "
+            "client takes part in"
+        )
     if most == 1:
         return None
     if mode in {Mode.USER, Mode.NONE}:
         raise typer.BadParameter(f"--record-copies counts copies of a pair: not in mode {mode}")
-    return RecordCopies(most, rounds)
+    return RecordCopies(most, max(rounds or steps, participations))
 
 
-def _releases(  # noqa: PLR0917 - one number of the mechanism each
+def _releases(
     mode: Mode,
     sample_rate: float,
     steps: int,
     local_steps: int,
     batches: Batches,
-    copies: RecordCopies | None,
 ) -> _Releases:
     """Return what is repeated how often; shuffled batches become whole epochs at rate 1."""
     if mode is Mode.USER:
-        return _Releases(mode, 1.0, steps, local_steps, copies)
+        return _Releases(mode, 1.0, steps, local_steps)
     if batches is Batches.SHUFFLED:
         epochs = round(steps * local_steps * sample_rate, _EPOCH_DECIMALS)
-        return _Releases(mode, 1.0, max(1, math.ceil(epochs)), 1, copies)
-    return _Releases(mode, sample_rate, steps, local_steps, copies)
-
-
-def _secret_cohort(
-    mode: Mode, cohort: int, clients: int | None, rounds: int
-) -> SecretCohort | None:
-    if clients is None:
-        return None
-    if mode is not Mode.USER:
-        raise typer.BadParameter("--clients is for mode user: only there cohorts amplify")
-    if clients < cohort:
-        raise typer.BadParameter(f"--clients {clients} are fewer than the cohort of {cohort}")
-    return SecretCohort(cohort / clients, rounds)
+        return _Releases(mode, 1.0, max(1, math.ceil(epochs)), 1)
+    return _Releases(mode, sample_rate, steps, local_steps)
 
 
 def _schedule(  # noqa: PLR0917 - one number of the mechanism each
     releases: _Releases,
-    secret: SecretCohort | None,
+    copies: RecordCopies | None,
     noise_multiplier: float,
     cohort: int,
     dropout_tolerance: int,
@@ -225,8 +212,7 @@ def _schedule(  # noqa: PLR0917 - one number of the mechanism each
         noise=noise,
         participations=releases.participations,
         local_steps=releases.local_steps,
-        secret_cohort=secret,
-        copies=releases.copies,
+        copies=copies,
     )
 
 

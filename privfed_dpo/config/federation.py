@@ -22,8 +22,8 @@ class FederationConfig(Section):
     cohort_sampling: Literal["fixed", "poisson"] = Field(
         "fixed",
         description="fixed: those with the fewest invitations, known to everybody; poisson (user "
-        "mode): each client joins in secret with probability cohort / clients, which lowers "
-        "epsilon against outsiders",
+        "mode): each client joins in secret with probability cohort / clients, which lowers no "
+        "epsilon",
     )
     max_participations: PositiveInt | None = Field(
         None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from accounting import AccountingError, SecretCohort, failure_probability
+from accounting import SecretCohort
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort import participation_bound
 from privfed_dpo.errors import PlanRefused
@@ -24,7 +24,7 @@ class CohortPlan:
         participations: most rounds of one client, which the scheduler keeps to.
         missing_shares: noise shares that may be missing from an opened sum.
         graph: who masks against whom; None if sums are taken in clear.
-        secret: the claim on secret cohorts; None where cohorts are fixed.
+        secret: how secret cohorts are drawn; None where cohorts are fixed.
     """
 
     size: int
@@ -53,13 +53,7 @@ def plan_cohorts(config: Config, clients: int) -> CohortPlan:
     missing = config.privacy.dropout_tolerance if graph is None else size - graph.threshold
     secret = None
     if config.federation.cohort_sampling == "poisson":
-        secret = _secret_cohort(
-            config,
-            clients=clients,
-            size=size,
-            threshold=size - missing,
-            participations=participations,
-        )
+        secret = SecretCohort(size / clients, config.federation.rounds)
     return CohortPlan(size, participations, missing, graph, secret)
 
 
@@ -109,20 +103,3 @@ def _participations(config: Config, clients: int, size: int) -> int:
             advice=f"Plan at most {most} rounds, or raise the cap.",
         )
     return needed
-
-
-def _secret_cohort(
-    config: Config, *, clients: int, size: int, threshold: int, participations: int
-) -> SecretCohort:
-    rate, rounds = size / clients, config.federation.rounds
-    try:
-        failure = failure_probability(
-            clients=clients,
-            rate=rate,
-            threshold=threshold,
-            rounds=rounds,
-            max_participations=participations,
-        )
-        return SecretCohort(rate, rounds, failure)
-    except AccountingError as error:
-        raise PlanRefused(str(error)) from error

@@ -52,7 +52,8 @@ class GossipNode:
 
     Guarantee: whatever leaves the node follows from its noisy steps and from what others sent it;
         with masked sums its adapter leaves it under masks only, also when it is asked for.
-        It takes part in each round once; whoever restarts it gives the state it ended with.
+        It takes part in each round of its plan once, and in no other; whoever restarts it gives
+        the state it ended with.
     """
 
     __slots__ = (
@@ -111,8 +112,8 @@ class GossipNode:
 
         Raises:
             MalformedEnvelope: not a canonical message of this version.
-            ClientRefused: another run or plan, an old round, a step out of order, or with masked
-                sums a question for the adapter.
+            ClientRefused: another run or plan, an old round or one beyond the plan's, a step out
+                of order, or with masked sums a question for the adapter.
         """
         envelope = decode_envelope(data)
         if envelope.run_id != self._run_id or envelope.sender != COORDINATOR:
@@ -155,6 +156,12 @@ class GossipNode:
         return encode(self._exchange.step(envelope.step, parcels))
 
     def _begin(self, envelope: Envelope) -> None:
+        planned = self._contributor.plan.rounds
+        if not 1 <= envelope.round <= planned:
+            raise ClientRefused(
+                f"round {envelope.round} was asked, and the plan has rounds 1 to {planned}: what "
+                "this node spends was priced for no more"
+            )
         if envelope.round <= self._last_round:
             raise ClientRefused(
                 f"round {envelope.round} was asked after round {self._last_round}: a node takes "

@@ -112,7 +112,7 @@ class _Planner:
         except AccountingError as error:
             raise PlanRefused(str(error)) from error
         self._check_secret_budget(epsilons, budget)
-        return RunPlan(
+        plan = RunPlan(
             facts=self.facts,
             schedule=schedule,
             budget=budget,
@@ -139,6 +139,13 @@ class _Planner:
             gossip=self.gossip,
             drift=DriftPlan.of(config),
         )
+        try:
+            plan.clipper(), plan.update_clipper()
+        except ValueError as error:
+            raise PlanRefused(
+                str(error), advice="Raise privacy.max_grad_norm or privacy.max_update_norm."
+            ) from error
+        return plan
 
     def _check_secret_budget(
         self, epsilons: Mapping[Adversary, EpsilonPair], budget: Budget | None

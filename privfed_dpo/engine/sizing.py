@@ -17,6 +17,7 @@ OWN_NOISE_SENSITIVITY_STEPS = 1 << 20
 
 _UPDATE_RING_BITS = 64
 _SMALLEST_STEPS_PER_COORDINATE = 32.0
+_LARGEST_SHARE_STDDEV_STEPS = 2.0**39  # what the samplers of both kinds of noise can draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ def size_gradient_sums(
 
     The signal of a coordinate is at most (all pairs of the largest cohort) * sensitivity_steps,
     since every single pair is bounded by sensitivity_steps; so the sum can be read back whatever
-    the sampler does. The noise may reach 12 standard deviations (with nobody dropping out).
+    the sampler does. The noise may reach 12 standard deviations (with nobody dropping out), and a
+    share of it 2^39 steps, which the samplers can draw.
 
     Args:
         largest_cohort_pairs: most pairs that could be summed in one round.
@@ -82,10 +84,13 @@ def size_gradient_sums(
     candidates = RING_BITS if bits is None else (bits,)
     for ring_bits in candidates:
         steps = MAX_SENSITIVITY_STEPS
-        while steps >= 1 and not fits(
-            ring_bits,
-            largest_signal_steps=float(largest_cohort_pairs) * steps,
-            noise_stddev_steps=total_noise_multiplier * steps + math.sqrt(cohort) * 4.0,
+        while steps >= 1 and (
+            total_noise_multiplier * steps / math.sqrt(cohort) > _LARGEST_SHARE_STDDEV_STEPS
+            or not fits(
+                ring_bits,
+                largest_signal_steps=float(largest_cohort_pairs) * steps,
+                noise_stddev_steps=total_noise_multiplier * steps + math.sqrt(cohort) * 4.0,
+            )
         ):
             steps //= 2
         if steps >= 1 and (steps >= wanted or ring_bits == candidates[-1]):

@@ -7,6 +7,7 @@ grid. Truncation can only shorten it, so the integer vector of one pair has an L
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -64,6 +65,12 @@ class PairClipper:
         if not 1 <= self.sensitivity_steps <= MAX_SENSITIVITY_STEPS:
             raise ValueError(
                 f"sensitivity_steps must be in [1, 2^30], not {self.sensitivity_steps}"
+            )
+        if not math.isfinite(self.sensitivity_steps / self.max_grad_norm):
+            # Zero rows would be scaled by infinity, to NaN, and to -2^63 as integers.
+            raise ValueError(
+                f"max_grad_norm {self.max_grad_norm} is too small for a grid of "
+                f"{self.sensitivity_steps} steps; raise it"
             )
 
     def empty(self, dimension: int) -> ClippedSum:

@@ -95,6 +95,11 @@ class SelectionPrice:
         remarks = []
         if self.private_runs > 1:
             remarks.append(
+                "All runs composed is proved for runs that were fixed beforehand, as one call of "
+                "the sweep fixes its own. If runs were added or made again after a result of this "
+                "sweep was seen, it is not proved."
+            )
+            remarks.append(
                 "The run's own epsilon would hold only for a run that was picked before any result "
                 "was seen."
             )

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from accounting import (
     Adjacency,
+    Adversary,
     Budget,
     Ledger,
     LedgerCorrupted,
@@ -20,7 +21,13 @@ from accounting import (
     verify_ledger,
 )
 from accounting.canonical import canonical_bytes
-from accounting.ledger_format import genesis, line_hash
+from accounting.ledger_format import (
+    LedgerLine,
+    encode_header,
+    encode_line,
+    genesis,
+    line_hash,
+)
 
 COHORT = ["a", "b", "c", "d"]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -301,3 +308,29 @@ def test_a_torn_line_is_a_note_not_a_fault(lines):
     verdict = verify_ledger(read_ledger(b"".join(lines[:6]) + lines[6][:17]))
     assert verdict.ok
     assert any("17 bytes" in note for note in verdict.notes)
+
+
+@pytest.mark.parametrize(("noise", "participations"), [(1e-9, 10), (1.0, 10**13), (1e-160, 10)])
+def test_a_header_without_a_price_is_a_fault_and_never_an_error(noise, participations):
+    """Headers that read well; what they allow has no figure."""
+    schedule = ReleaseSchedule(Mode.LOCAL, 0.1, noise, participations)
+    header = LedgerHeader(
+        run_id="r",
+        plan_hash="1",
+        config_hash="2",
+        unit=PrivacyUnit.PAIR,
+        adjacency=Adjacency.ZERO_OUT,
+        budget=Budget(8.0, 1e-5),
+        schedule=schedule,
+        clients=3,
+    )
+    bodies = [encode_header(header), {"round": 1, "cohort": ["a"], "release": {}}]
+    prev, lines = genesis("1", "2"), []
+    for index, (kind, body) in enumerate(zip(("header", "spend"), bodies, strict=True)):
+        digest = line_hash(index, prev, kind, body)
+        lines.append(encode_line(LedgerLine(index, prev, kind, body, digest)))
+        prev = digest
+    verdict = verify_ledger(read_ledger(b"".join(lines)))
+    assert not verdict.ok
+    assert verdict.rounds == 1
+    assert verdict.epsilon[Adversary.COALITION].certified > 0

@@ -196,6 +196,7 @@ def test_how_often_the_likely_ratio_is_exceeded():
         ({"smoothing_steps": math.inf}, "smoothing_steps"),
         ({"dimension": 0}, "dimension"),
         ({"releases": 0}, "releases"),
+        ({"noise_multiplier": 2.0**40}, "share_stddev_steps"),
         ({"noise_multiplier": 0.0}, "noise_multiplier"),
     ],
 )

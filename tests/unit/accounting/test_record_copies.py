@@ -232,3 +232,14 @@ def test_the_statement_names_the_copies():
     assert "no pair sits at more than 3 clients, or twice at one" in words(LOCAL)
     assert "no pair stands twice in the data, at one client or at two" in words(ONCE)
     assert "clients hold disjoint data" not in words(TWICE)
+
+
+@pytest.mark.parametrize("mode", [Mode.DISTRIBUTED, Mode.LOCAL])
+def test_a_client_in_more_rounds_than_there_are_is_refused(mode):
+    """One round claimed for 100 participations used to price two copies below one."""
+    noise = SHARES if mode is Mode.DISTRIBUTED else 1.0
+    with pytest.raises(InvalidPrivacyParameter, match="whole run has 1 rounds"):
+        ReleaseSchedule(mode, 0.1, noise, 100, copies=RecordCopies(2, 1))
+    allowed = ReleaseSchedule(mode, 0.1, noise, 100, copies=RecordCopies(2, 100))
+    with pytest.raises(InvalidPrivacyParameter, match="participations"):
+        decode_schedule({**encode_schedule(allowed), "participations": 101})

@@ -178,6 +178,19 @@ def test_a_node_refuses_other_runs_plans_rounds_and_orders():
         again.handle(envelope("Adapt", start_of(plan)))
 
 
+def test_a_node_answers_the_rounds_of_its_plan_and_no_other():
+    """Whoever keeps the rounds in step cannot have a node release more than was priced."""
+    plan = gossip_plan("federation.rounds=3")
+    nodes = fake_nodes(plan)
+    for number in (0, -1, 4, 12):
+        with pytest.raises(ClientRefused, match="the plan has rounds 1 to 3"):
+            nodes[0].handle(envelope("Adapt", start_of(plan), number))
+    for number in range(1, 4):
+        assert len(play_round(plan, nodes, number).present) == len(nodes)
+    with pytest.raises(ClientRefused, match="the plan has rounds 1 to 3"):
+        nodes[0].handle(envelope("Adapt", start_of(plan), 4))
+
+
 def test_nothing_leaves_a_node_before_its_noise_is_in():
     """Two nodes that differ in noise only send different offers; without noise, the same."""
     for mode, differ in (("gossip", True), ("none", False)):

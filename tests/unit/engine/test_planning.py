@@ -7,6 +7,7 @@ from privfed_dpo.config import parse_config
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.errors import PlanRefused
+from tests.support.fake_federation import fake_plan
 
 BASE = """
 data: {clients: 20}
@@ -180,3 +181,22 @@ def test_noise_is_calibrated_to_what_certifies():
     assert by_rdp.epsilons[Adversary.COALITION].pld < 4.7
     assert skellam.epsilons[Adversary.COALITION].pld == math.inf
     assert skellam.describe()["epsilon"]["coalition"]["pld"] is None
+
+
+def test_noise_beyond_what_the_sampler_draws_gets_a_coarser_grid_or_is_refused():
+    """Such plans used to book a round before the sampler refused them."""
+    plan = fake_plan("privacy.noise_multiplier=20000", "secure_agg.modulus_bits=64", clients=6)
+    assert 2.0**36 < plan.noise.share_stddev_steps <= 2.0**39
+    assert plan.share_noise().stddev_steps == plan.noise.share_stddev_steps
+    with pytest.raises(PlanRefused, match="at most 2\\^40 grid steps"):
+        fake_plan(
+            "privacy.mode=local",
+            "privacy.noise_multiplier=2000000",
+            "privacy.colluders=0",
+            clients=6,
+        )
+
+
+def test_a_clip_bound_too_small_for_its_grid_is_refused():
+    with pytest.raises(PlanRefused, match="too small for a grid"):
+        fake_plan("privacy.max_grad_norm=1e-305", "secure_agg.modulus_bits=64", clients=6)

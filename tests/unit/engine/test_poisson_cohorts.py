@@ -109,7 +109,7 @@ def test_the_plan_is_made_for_every_size():
     assert (fixed["cohort_sampling"], fixed["cohort_shortfall"]) == ("fixed", None)
 
 
-def test_outsiders_are_priced_by_the_rate_in_a_large_federation():
+def test_outsiders_are_priced_like_the_server_in_a_large_federation():
     plan = secret_plan(
         "federation.cohort=100",
         "federation.rounds=100",
@@ -118,9 +118,7 @@ def test_outsiders_are_priced_by_the_rate_in_a_large_federation():
         clients=1000,
         dimension=3,
     )
-    outside, server = plan.epsilons[Adversary.OUTSIDE], plan.epsilons[Adversary.SERVER]
-    assert outside.pld == pytest.approx(7.0, abs=0.2)
-    assert outside.pld < server.pld / 4
+    assert plan.epsilons[Adversary.OUTSIDE] == plan.epsilons[Adversary.SERVER]
     assert plan.graph.neighbourhood is None
 
 

@@ -83,3 +83,12 @@ def test_the_repr_shows_no_gradient():
     text = repr(PairClipper(max_grad_norm=1.0, sensitivity_steps=8).clip(torch.ones(1, 3)))
     assert "secret" in text
     assert "[" not in text
+
+
+def test_a_bound_that_would_scale_by_infinity_is_refused():
+    """2^30 / 1e-300 is infinite: zero rows became NaN, and -2^63 as integers."""
+    with pytest.raises(ValueError, match="too small for a grid"):
+        PairClipper(1e-300, 1 << 30)
+    least = PairClipper(1e-290, 1 << 30)
+    rows = torch.tensor([[0.0, 0.0], [float("nan"), 1.0]])
+    assert not least.clip(rows).total.any()

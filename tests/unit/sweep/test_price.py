@@ -149,9 +149,11 @@ def test_the_price_of_a_sweep():
     assert outside.selected == selection_epsilon([Repeated(GaussianRelease(10.0), 4)], DELTA, 3)
     assert price.sentence.startswith("If you publish r2, picked as the best of 3 private runs")
     assert price.sentence.endswith("all runs composed, not the run's own 2.000.")
-    assert len(price.remarks) == 2
-    assert "picked before any result" in price.remarks[0]
-    assert "geometric, mean 3" in price.remarks[1]
+    fixed, own, drawn = price.remarks
+    assert "proved for runs that were fixed beforehand" in fixed
+    assert fixed.endswith("after a result of this sweep was seen, it is not proved.")
+    assert "picked before any result" in own
+    assert "geometric, mean 3" in drawn
     assert len(price_rows(price)) == 2
     assert price_facts(price)["views"]["coalition"]["own"] == 2.0
 
