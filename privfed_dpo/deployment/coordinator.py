@@ -34,6 +34,7 @@ from privfed_dpo.deployment.joining import (
 )
 from privfed_dpo.deployment.journal import LOG_FILE, Journal, journal_of_rounds
 from privfed_dpo.deployment.live_report import live_report
+from privfed_dpo.deployment.message_sizes import require_deliverable
 from privfed_dpo.deployment.reception import JOIN, Reception
 from privfed_dpo.deployment.roster import Roster, load_roster
 from privfed_dpo.durable import append_line, cut_torn_line
@@ -74,7 +75,9 @@ def plan_deployed(config: Config) -> RunPlan:
     Raises:
         ConfigError, ModelError, PlanRefused: why there is none.
     """
-    return plan_only(config, _inputs(config, _roster(config), held_out=False))
+    plan = plan_only(config, _inputs(config, _roster(config), held_out=False))
+    require_deliverable(plan, config.deployment)
+    return plan
 
 
 def enrol_coordinator(config: Config, entropy: Entropy = secrets.token_bytes) -> str:
@@ -99,6 +102,7 @@ def serve(
     folder = new_run_folder(config) if folder is None else folder
     parties = _Parties.load(config)
     assembly = assemble(config, inputs=_inputs(config, parties.roster))
+    require_deliverable(assembly.plan, config.deployment)
     with alone_in(folder):
         run_id = entropy(RUN_ID_BYTES)
         write_text_atomic(folder / CONFIG_FILE, dump_config(config))
@@ -155,6 +159,7 @@ def _resume(
             raise ResumeMismatch("the roster", expected="that of the ledger", found=f"other {name}")
     require_same_config(folder, ledger)
     assembly = assemble(config, inputs=_inputs(config, parties.roster))
+    require_deliverable(assembly.plan, config.deployment)
     checkpoint = load_checkpoint(
         folder / CHECKPOINT_FOLDER,
         plan_hash=assembly.plan.plan_hash,
