@@ -11,12 +11,12 @@ from typing import Any
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from privfed_dpo.config import Config, parse_config
+from privfed_dpo.config import Config, as_sections, flat_settings, parse_config, plain_settings
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.errors import DataError, ModelError
 from privfed_dpo.library import Run, plan, train
-from privfed_dpo.trl_arguments import as_sections, settings_of_adapter, settings_of_arguments
+from privfed_dpo.trl_arguments import settings_of_adapter, settings_of_arguments
 
 Row = Mapping[str, Any]
 Rows = Iterable[Row]
@@ -55,7 +55,8 @@ class PreferenceTrainer:
         processing_class: tokenizer of a model in memory.
         peft_config: shape of the adapter.
         target_epsilon: epsilon that the run may spend; None trains WITHOUT privacy, a baseline.
-        settings: `section.key` to value, over everything else; configs/reference.yaml lists all.
+        settings: `section.key` to value, or sections of them, over everything else;
+            configs/reference.yaml lists all.
         output_dir: folder for inputs and run; None takes that of `args`.
 
     Raises:
@@ -76,6 +77,7 @@ class PreferenceTrainer:
         settings: Mapping[str, Any] | None = None,
         output_dir: Path | str | None = None,
     ) -> None:
+        given = flat_settings(settings or {})
         wanted = output_dir or getattr(args, "output_dir", None) or "privfed-dpo-output"
         self._folder = Path(wanted)
         translated = settings_of_arguments(args) if args is not None else {}
@@ -92,12 +94,12 @@ class PreferenceTrainer:
         }
         if eval_dataset is not None:
             found["data.eval"] = _kept_rows(list(eval_dataset), inputs / "eval.jsonl")
-        column = str((settings or {}).get("data.columns.user", "user"))
+        column = str(given.get("data.columns.user", "user"))
         shape = _MANY_HOLDERS if rows[0].get(column) is not None else _ONE_HOLDER
         privacy: dict[str, Any] = {"privacy.target_epsilon": target_epsilon}
         if target_epsilon is None:
             privacy = {"privacy.mode": "none"}
-        chosen = {**shape, **privacy, **translated, **found, **(settings or {})}
+        chosen = {**shape, **privacy, **translated, **found, **given}
         self.config: Config = _parsed(chosen, self._folder / "run")
         self.run: Run | None = None
 
@@ -139,7 +141,7 @@ class PreferenceTrainer:
 
 def _parsed(settings: Mapping[str, Any], run_dir: Path) -> Config:
     sections = as_sections({"run.dir": str(run_dir), **settings})
-    return parse_config(json.dumps(sections), source="the trainer's arguments")
+    return parse_config(json.dumps(plain_settings(sections)), source="the trainer's arguments")
 
 
 def _make_private_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ another optimizer, a clip bound on a batch instead of a pair) is named, not gues
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
@@ -120,18 +119,6 @@ def settings_of_adapter(adapter: LoraConfig) -> dict[str, Any]:
         "model.adapter.rslora": bool(adapter.use_rslora),
         "model.adapter.rank_pattern": dict(adapter.rank_pattern or {}),
     }
-
-
-def as_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn `section.key` names into nested sections."""
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *above, last = name.split(".")
-        place = tree
-        for part in above:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return tree
 
 
 def _loss(given: Any) -> str:

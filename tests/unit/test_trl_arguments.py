@@ -7,11 +7,10 @@ import pytest
 from peft import LoraConfig
 from trl import DPOConfig
 
-from privfed_dpo.config import parse_config
+from privfed_dpo.config import as_sections, parse_config
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.trl_arguments import (
     LOSSES,
-    as_sections,
     settings_of_adapter,
     settings_of_arguments,
 )
@@ -115,10 +114,3 @@ def test_targets_in_all_their_forms(targets, wanted):
 def test_what_has_no_private_form_is_refused_by_name(extra):
     with pytest.raises(ConfigError, match=next(iter(extra))):
         settings_of_adapter(LoraConfig(target_modules=["q_proj"], **extra))
-
-
-def test_names_become_sections():
-    assert as_sections({"a.b.c": 1, "a.b.d": 2, "e.f": 3}) == {
-        "a": {"b": {"c": 1, "d": 2}},
-        "e": {"f": 3},
-    }
