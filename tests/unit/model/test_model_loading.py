@@ -201,7 +201,9 @@ def test_tokenizers_are_told_apart_by_what_they_make_of_a_text():
         return tokenizer
 
     plain = build_word_tokenizer(WORDS)
-    assert tokenizer_difference(plain, variant(pad_token=plain.eos_token, padding_side="left")) == ""
+    assert (
+        tokenizer_difference(plain, variant(pad_token=plain.eos_token, padding_side="left")) == ""
+    )
     assert tokenizer_difference(plain, variant(chat_template="{{ x }}")) == "chat template"
     assert tokenizer_difference(plain, variant(eos_token=None)) == "first and last token"
     assert tokenizer_difference(plain, build_word_tokenizer(WORDS[1:])) == "vocabulary"
