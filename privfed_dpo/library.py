@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from privfed_dpo import lifecycle
-from privfed_dpo.config import Config, load_config, parse_config
+from privfed_dpo.config import Config, load_config, parse_config, plain_settings
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.errors import DataError
@@ -173,5 +173,7 @@ def _config(settings: Settings, overrides: Sequence[str]) -> Config:
             return settings
         settings = settings.model_dump(mode="json")
     if isinstance(settings, Mapping):
-        return parse_config(yaml.safe_dump(dict(settings)), overrides, source="the settings")
+        return parse_config(
+            yaml.safe_dump(plain_settings(settings)), overrides, source="the settings"
+        )
     return load_config(Path(settings), overrides)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
+from privfed_dpo.audit.findings import scored_real_pairs
 from privfed_dpo.errors import DataError
 from privfed_dpo.observe.run_folder import (
     ADAPTER_FOLDER,
@@ -59,7 +60,8 @@ def publish(run_dir: Path, target: Path, *, not_private: bool = False) -> Path:
         run_dir: the folder of a run that has ended.
         target: an empty folder.
         not_private: whether figures that no epsilon covers may go along: comparisons with adapters
-            trained without noise, and audits that scored training pairs.
+            trained without noise, and audits that scored pairs of clients. Audits by lanes and
+            made-up pairs alone are covered: they go along in any case.
 
     Returns:
         `target`.
@@ -75,13 +77,17 @@ def publish(run_dir: Path, target: Path, *, not_private: bool = False) -> Path:
             source=str(run_dir),
             advice="Finish it first: privfed-dpo resume RUN.",
         )
-    exposed = [name for name in ("comparison", "audit") if run.summary.get(name)]
+    comparison, audit = run.summary.get("comparison"), run.summary.get("audit")
+    exposed = ["comparison"] if comparison else []
+    if audit and scored_real_pairs(audit):
+        exposed.append("audit")
     if exposed and not not_private:
         raise DataError(
             f"summary.json holds {' and '.join(exposed)}: figures of private pairs without noise, "
             "which no epsilon covers",
             source=str(run_dir),
-            advice="Publish a run without them, or say not_private=True if the pairs are public.",
+            advice="Publish a run without them, or say not_private=True if the pairs are public; "
+            "audits by lanes and made-up pairs alone leave none.",
         )
     try:
         shutil.copytree(run_dir / ADAPTER_FOLDER, target, dirs_exist_ok=True)

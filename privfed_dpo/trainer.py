@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from privfed_dpo.config import Config, parse_config
+from privfed_dpo.config import Config, as_sections, flat_settings, parse_config, plain_settings
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.errors import DataError, ModelError
+from privfed_dpo.errors import ConfigError, DataError
+from privfed_dpo.kept_inputs import (
+    GivenRows,
+    KeptInputs,
+    Rows,
+    checked_base,
+    make_private_folder,
+    require_own_tokenizer,
+)
 from privfed_dpo.library import Run, plan, train
-from privfed_dpo.trl_arguments import as_sections, settings_of_adapter, settings_of_arguments
-
-Row = Mapping[str, Any]
-Rows = Iterable[Row]
+from privfed_dpo.trl_arguments import settings_of_adapter, settings_of_arguments
 
 _ONE_HOLDER = {
     "privacy.mode": "local",
@@ -43,29 +48,35 @@ class PreferenceTrainer:
     every user is a client of a simulated federation, and the noise is shared among them. Without
     one, a single holder owns all pairs and adds all the noise (central DP-SGD).
 
-    Rows and model are written to `output_dir/inputs`, readable by their owner alone, so that the
-    run can be resumed and verified like every other.
+    Rows, and a model in memory, are written to `output_dir/inputs`, readable by their owner alone,
+    so that the run can be resumed and verified like every other. Everything is checked before.
 
     Args:
-        model: hub id or path, or a model in memory (then `processing_class` is needed).
+        model: hub id or folder, or a model in memory (then `processing_class` is needed).
         args: `trl.DPOConfig`, or any object with some of its attributes; None takes defaults.
-            What means the same here is carried over; see `settings_of_arguments`.
+            What means the same here is carried over, and what is not is named in a warning; see
+            `settings_of_arguments`.
         train_dataset: the private pairs: a `datasets.Dataset` or any iterable of rows.
         eval_dataset: pairs that everybody may see: they are measured in clear.
-        processing_class: tokenizer of a model in memory.
+        processing_class: tokenizer of a model in memory, which is kept with it; beside a model
+            given by name, the tokenizer that is found there.
         peft_config: shape of the adapter.
         target_epsilon: epsilon that the run may spend; None trains WITHOUT privacy, a baseline.
-        settings: `section.key` to value, over everything else; configs/reference.yaml lists all.
+        settings: `section.key` to value, or sections of them, over everything else;
+            configs/reference.yaml lists all.
         output_dir: folder for inputs and run; None takes that of `args`.
 
     Raises:
-        ConfigError: an argument that has no private form; see `settings_of_adapter`.
-        DataError: no rows, or an input folder that holds other things already.
+        ConfigError: an argument that has no private form (see `settings_of_arguments` and
+            `settings_of_adapter`), or a setting that is wrong or given twice.
+        DataError: no rows, rows that are no pairs, users named in some rows only, or an input
+            folder that holds other things already.
+        ModelError: an adapter is attached, or the tokenizer is missing or not the model's.
     """
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | os.PathLike[str] | PreTrainedModel,
         args: Any = None,
         *,
         train_dataset: Rows,
@@ -76,29 +87,30 @@ class PreferenceTrainer:
         settings: Mapping[str, Any] | None = None,
         output_dir: Path | str | None = None,
     ) -> None:
+        given = flat_settings(settings or {})
         wanted = output_dir or getattr(args, "output_dir", None) or "privfed-dpo-output"
         self._folder = Path(wanted)
         translated = settings_of_arguments(args) if args is not None else {}
         if peft_config is not None:
             translated |= settings_of_adapter(peft_config)
-        rows = list(train_dataset)
-        if not rows:
-            raise DataError("train_dataset holds no rows", advice="Give at least one pair.")
-        inputs = self._folder / "inputs"
-        _make_private_folder(inputs)
-        found = {
-            "model.base": _kept_model(model, processing_class, inputs / "base"),
-            "data.train": _kept_rows(rows, inputs / "train.jsonl"),
-        }
-        if eval_dataset is not None:
-            found["data.eval"] = _kept_rows(list(eval_dataset), inputs / "eval.jsonl")
-        column = str((settings or {}).get("data.columns.user", "user"))
-        shape = _MANY_HOLDERS if rows[0].get(column) is not None else _ONE_HOLDER
+        inputs = KeptInputs(
+            self._folder / "inputs",
+            checked_base(model, processing_class),
+            GivenRows.of(train_dataset, "train_dataset"),
+            None if eval_dataset is None else GivenRows.of(eval_dataset, "eval_dataset"),
+        )
+        _refuse_contradictions(inputs, given, args)
+        by_user = inputs.train.by_user(str(given.get("data.columns.user", "user")))
+        shape = _MANY_HOLDERS if by_user else _ONE_HOLDER
         privacy: dict[str, Any] = {"privacy.target_epsilon": target_epsilon}
         if target_epsilon is None:
             privacy = {"privacy.mode": "none"}
-        chosen = {**shape, **privacy, **translated, **found, **(settings or {})}
+        chosen = {**shape, **privacy, **translated, **inputs.settings(), **given}
         self.config: Config = _parsed(chosen, self._folder / "run")
+        inputs.check(self.config.data.columns.model_dump())
+        if processing_class is not None and isinstance(inputs.base, str):
+            require_own_tokenizer(self.config, processing_class)
+        inputs.write(processing_class)
         self.run: Run | None = None
 
     def plan(self) -> RunPlan:
@@ -120,7 +132,7 @@ class PreferenceTrainer:
         from privfed_dpo.publishing import publish  # noqa: PLC0415 - only when asked for
 
         target = Path(output_dir)
-        _make_private_folder(target)
+        make_private_folder(target)
         publish(self._finished().folder, target)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
@@ -137,53 +149,20 @@ class PreferenceTrainer:
         return self.run
 
 
+def _refuse_contradictions(inputs: KeptInputs, given: Mapping[str, Any], args: Any) -> None:
+    twice = [key for key in inputs.settings() if key in given]
+    if twice:
+        raise ConfigError(
+            tuple(f"settings give {key}, and so do the trainer's arguments" for key in twice),
+            advice="Leave it out of settings.",
+        )
+    if not isinstance(inputs.base, str) and getattr(args, "model_init_kwargs", None):
+        raise ConfigError(
+            ("model_init_kwargs say how to load a model from its name; this one is in memory",),
+            advice="Leave them out, or give the model's name.",
+        )
+
+
 def _parsed(settings: Mapping[str, Any], run_dir: Path) -> Config:
     sections = as_sections({"run.dir": str(run_dir), **settings})
-    return parse_config(json.dumps(sections), source="the trainer's arguments")
-
-
-def _make_private_folder(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(
-            f"{folder} is not empty",
-            source=str(folder),
-            advice="Choose another output_dir; a run that was interrupted goes on with "
-            "privfed-dpo resume.",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-
-
-def _kept_rows(rows: Sequence[Row], path: Path) -> str:
-    """Write rows where only their owner reads them."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        for row in rows:
-            try:
-                file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
-            except TypeError as error:
-                raise DataError(
-                    f"a row cannot be written as JSON: {error}",
-                    advice="Columns must be text, numbers or message lists.",
-                ) from error
-    return str(path)
-
-
-def _kept_model(
-    model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path
-) -> str:
-    if isinstance(model, str):
-        return model
-    if isinstance(model, PeftModel):
-        raise ModelError(
-            "the model carries an adapter already",
-            advice="Merge it first (merge_and_unload), or give the base model.",
-        )
-    if tokenizer is None:
-        raise ModelError(
-            "a model in memory comes without its tokenizer",
-            advice="Give it as processing_class.",
-        )
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return parse_config(json.dumps(plain_settings(sections)), source="the trainer's arguments")

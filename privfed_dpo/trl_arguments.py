@@ -1,11 +1,12 @@
 """Arguments as people know them from TRL and peft, in this project's settings.
 
-Only what means the same here is carried over. What means something else here (a step size for
-another optimizer, a clip bound on a batch instead of a pair) is named, not guessed.
+What means the same here is carried over. What would train something else is refused, and whatever
+else somebody set is named in a warning: nothing is dropped without a word.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -24,7 +25,11 @@ _SAME = {
     "max_length": "data.max_length",
     "seed": "run.seed",
     "gradient_checkpointing": "dpo.gradient_checkpointing",
+    "activation_checkpointing": "dpo.gradient_checkpointing",
 }
+_READ = {*_SAME, "loss_type", "model_init_kwargs", "use_cpu", "output_dir"}
+# What runs do anyway, and what transformers fills in from other arguments.
+_WITHOUT_EFFECT = {"precompute_ref_log_probs", "bf16", "do_eval", "local_rank"}
 _OTHER_MEANING = {
     "learning_rate": "federation.learning_rate (a step of the server's optimizer)",
     "max_grad_norm": "privacy.max_grad_norm (the bound on each pair's gradient)",
@@ -35,54 +40,103 @@ _OTHER_MEANING = {
     "lr_scheduler_type": "federation.learning_rate, which is constant",
     "warmup_steps": "federation.learning_rate, which is constant",
     "optim": "federation.server_optimizer",
+    "adam_beta1": "federation.momentum",
     "weight_decay": "nothing: the adapter is not decayed",
+    "truncation_mode": "data.max_length: prompts are cut first, on the left",
+    "fp16": "model.dtype",
+    "trust_remote_code": "nothing: code of a checkpoint is never run",
+    "eval_strategy": "evaluation.every",
+    "eval_steps": "evaluation.every",
+    "report_to": "run.tensorboard",
+    "data_seed": "run.seed",
+    "fsdp": "run.shard_base",
+    "resume_from_checkpoint": "privfed_dpo.resume",
+    "push_to_hub": "the method push_to_hub",
+    "hub_model_id": "the method push_to_hub",
 }
-_UNSUPPORTED = {
-    "loss_weights": None,
-    "ld_alpha": None,
-    "sync_ref_model": False,
-    "f_divergence_type": "reverse_kl",
+_UNSUPPORTED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "loss_weights": ((None,), "a run has one loss"),
+    "ld_alpha": ((None, 1.0), "the tokens of an answer all count alike"),
+    "use_weighting": ((False,), "pairs all count alike"),
+    "sync_ref_model": ((False,), "every pair is held against one fixed reference"),
+    "f_divergence_type": (("reverse_kl",), "the pull to the reference is reverse_kl"),
+    "disable_dropout": ((True,), "with dropout, policy and reference would disagree"),
+    "neftune_noise_alpha": ((None,), "a pair's gradient has to be a function of the pair"),
+    "router_aux_loss_coef": ((None, 0.0), "a loss that balances experts mixes pairs"),
 }
-_PLAIN_LORA = {
-    "lora_dropout": 0.0,
-    "bias": "none",
-    "modules_to_save": None,
-    "use_dora": False,
-    "layers_to_transform": None,
-    "target_parameters": None,
+"""Arguments that change what is trained: values that do not, and why there are no others."""
+
+_LOADING = {
+    "revision": "model.revision",
+    "dtype": "model.dtype",
+    "torch_dtype": "model.dtype",
+    "attn_implementation": "model.attention",
 }
+_LOADING_ELSEWHERE = {
+    "quantization_config": "model.quantization",
+    "load_in_8bit": "model.quantization",
+    "load_in_4bit": "model.quantization",
+    "device_map": "model.device or run.shard_base",
+}
+_LOADING_WITHOUT_EFFECT = {
+    "use_cache": (True, False),
+    "low_cpu_mem_usage": (True, False),
+    "use_safetensors": (True,),
+    "trust_remote_code": (False,),
+}
+
+_ADAPTER_READ = {"r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern"}
+# Where a configuration comes from; and fan_in_fan_out, which peft settles layer by layer.
+_ADAPTER_WITHOUT_EFFECT = {
+    "peft_type",
+    "peft_version",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "fan_in_fan_out",
+}
+_ADAPTER_ALLOWED = {"task_type": (None, "CAUSAL_LM")}
 
 
 def settings_of_arguments(arguments: Any) -> dict[str, Any]:
     """Translate a `trl.DPOConfig`, or an object with some of its attributes.
 
     Args:
-        arguments: e.g. `trl.DPOConfig(output_dir=..., beta=0.1, loss_type="ipo")`.
+        arguments: e.g. `trl.DPOConfig(output_dir=..., beta=0.1, loss_type="ipo")`. What differs
+            from its defaults and is not carried over is named in a warning.
 
     Returns:
         `section.key` to value.
 
     Raises:
-        ConfigError: an argument that changes the objective in a way that has no private form here.
+        ConfigError: an argument that changes the objective or the model in a way that has no
+            private form here; names all of them.
     """
     settings: dict[str, Any] = {}
     for name, key in _SAME.items():
         value = getattr(arguments, name, None)
         if value is not None:
             settings[key] = value
+    if getattr(arguments, "use_cpu", False):
+        settings["model.device"] = "cpu"
     loss = getattr(arguments, "loss_type", None)
     if loss is not None:
         settings["dpo.loss"] = _loss(loss)
     problems = [
-        f"{name}={getattr(arguments, name)!r} has no counterpart: every pair needs a gradient of "
-        "its own against one fixed reference"
-        for name, usual in _UNSUPPORTED.items()
-        if getattr(arguments, name, usual) not in (usual, str(usual), getattr(usual, "value", 0))
+        f"{name}={getattr(arguments, name)!r} has no counterpart: {reason}"
+        for name, (allowed, reason) in _UNSUPPORTED.items()
+        if not _among(getattr(arguments, name, allowed[0]), allowed)
     ]
+    if getattr(arguments, "max_length", 0) is None:
+        problems.append(
+            "max_length=None has no counterpart: memory is set aside for the longest pair, which "
+            "must be a public number; give a limit, at most what the model can read"
+        )
+    loading, unclear = _settings_of_loading(getattr(arguments, "model_init_kwargs", None))
+    problems += unclear
     if problems:
-        raise ConfigError(tuple(problems), advice="Leave these arguments out.")
-    _warn_of_other_meanings(arguments)
-    return settings
+        raise ConfigError(tuple(problems), advice="Leave these arguments out, or change them.")
+    _warn_of_others(arguments)
+    return settings | loading
 
 
 def settings_of_adapter(adapter: LoraConfig) -> dict[str, Any]:
@@ -95,18 +149,33 @@ def settings_of_adapter(adapter: LoraConfig) -> dict[str, Any]:
         `section.key` to value.
 
     Raises:
-        ConfigError: something in it has no per-pair gradient, or would make results random.
+        ConfigError: not LoRA, or a field that is not translated and differs from a fresh
+            `LoraConfig`; names all of them.
     """
-    problems = [
-        f"LoraConfig({name}={getattr(adapter, name)!r}) has no private form; use {usual!r}"
-        for name, usual in _PLAIN_LORA.items()
-        if getattr(adapter, name, usual) not in (usual, None)
-    ]
-    if adapter.alpha_pattern:
-        problems.append("LoraConfig(alpha_pattern=...) is not supported; use one alpha")
+    kind = getattr(adapter, "peft_type", None)
+    if not isinstance(adapter, LoraConfig) or getattr(kind, "value", kind) != "LORA":
+        raise ConfigError(
+            (f"peft_config is of type {type(adapter).__name__}, and only LoRA is trained here",),
+            advice="Give a peft.LoraConfig.",
+        )
+    fresh = LoraConfig()
+    skipped = _ADAPTER_READ | _ADAPTER_WITHOUT_EFFECT
+    problems = []
+    for field in fields(adapter):
+        value, usual = getattr(adapter, field.name), getattr(fresh, field.name, _default(field))
+        allowed = _ADAPTER_ALLOWED.get(field.name, (usual,))
+        empty = not usual and isinstance(value, list | dict | set) and not value
+        if field.name not in skipped and not empty and not _among(value, allowed):
+            problems.append(
+                f"LoraConfig({field.name}={value!r}) has no private form here; use {allowed[-1]!r}"
+            )
+    targets = adapter.target_modules
+    if isinstance(targets, str) and re.search(r"[^\w.-]", targets):
+        problems.append(
+            f"LoraConfig(target_modules={targets!r}) is a pattern; list the names of the modules"
+        )
     if problems:
         raise ConfigError(tuple(problems), advice="Train plain LoRA factors, without dropout.")
-    targets = adapter.target_modules
     if targets is None:
         wanted: Any = "auto"
     elif isinstance(targets, str):
@@ -122,18 +191,6 @@ def settings_of_adapter(adapter: LoraConfig) -> dict[str, Any]:
     }
 
 
-def as_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn `section.key` names into nested sections."""
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *above, last = name.split(".")
-        place = tree
-        for part in above:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return tree
-
-
 def _loss(given: Any) -> str:
     names = [given] if isinstance(given, str) else list(given)
     if len(names) != 1 or names[0] not in LOSSES:
@@ -144,21 +201,79 @@ def _loss(given: Any) -> str:
     return str(names[0])
 
 
-def _warn_of_other_meanings(arguments: Any) -> None:
-    """Name the arguments somebody set that are not carried over."""
+def _settings_of_loading(given: Any) -> tuple[dict[str, Any], list[str]]:
+    """Translate `model_init_kwargs`; also return one sentence for each that has no counterpart."""
+    if given is None:
+        return {}, []
+    if not isinstance(given, Mapping):
+        return {}, [f"model_init_kwargs={given!r} is not a mapping"]
+    settings: dict[str, Any] = {}
+    problems = []
+    for name, value in given.items():
+        if value is None or _among(value, _LOADING_WITHOUT_EFFECT.get(name, ())):
+            continue
+        if name in _LOADING:
+            settings[_LOADING[name]] = str(value).removeprefix("torch.")
+        else:
+            instead = _LOADING_ELSEWHERE.get(name)
+            hint = f"; see {instead}" if instead else ""
+            problems.append(f"model_init_kwargs has {name!r}, which is not carried over{hint}")
+    return settings, problems
+
+
+def _warn_of_others(arguments: Any) -> None:
+    """Name the arguments somebody set that are not carried over, never their values."""
+    skipped = _READ | _WITHOUT_EFFECT | set(_UNSUPPORTED)
+    changed = [name for name in _set_by_somebody(arguments) if name not in skipped]
+    known = [f"{name} (see {_OTHER_MEANING[name]})" for name in changed if name in _OTHER_MEANING]
+    unknown = [name for name in changed if name not in _OTHER_MEANING]
+    said = []
+    if known:
+        said.append("not carried over, because it means something else here: " + "; ".join(known))
+    if unknown:
+        said.append("not carried over, because nothing here takes it: " + ", ".join(unknown))
+    if said:
+        warnings.warn("\n".join(said), stacklevel=4)
+
+
+def _set_by_somebody(arguments: Any) -> list[str]:
+    """Names of the arguments that differ from their defaults; all, where there are none."""
     if not is_dataclass(arguments):
-        return
-    usual = {field.name: _default(field) for field in fields(arguments)}
-    changed = [
-        f"{name} (see {key})"
-        for name, key in _OTHER_MEANING.items()
-        if name in usual and getattr(arguments, name) != usual[name]
-    ]
-    if changed:
-        warnings.warn(
-            "not carried over, because it means something else here: " + "; ".join(changed),
-            stacklevel=4,
-        )
+        own = getattr(arguments, "__dict__", {})
+        return [name for name, value in own.items() if value is not None and name[:1] != "_"]
+    usual = {field.name: _default(field) for field in fields(arguments)} | _as_made(arguments)
+    return [name for name, value in usual.items() if not _among(getattr(arguments, name), (value,))]
+
+
+def _as_made(arguments: Any) -> dict[str, Any]:
+    """Defaults as the class leaves them, which fills some in; empty where that cannot be seen."""
+    kind = type(arguments)
+    names = [field.name for field in fields(kind)]
+    # Without these a machine without a GPU may refuse the defaults.
+    given = {
+        name: getattr(arguments, name)
+        for name in ("output_dir", "use_cpu", "bf16")
+        if name in names
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fresh = kind(**given)
+    except (TypeError, ValueError, ImportError, RuntimeError):
+        return {}
+    return {name: getattr(fresh, name) for name in names}
+
+
+def _among(value: Any, allowed: tuple[object, ...]) -> bool:
+    """Whether a value, or what a member of an enumeration stands for, is one of these."""
+    plain = getattr(value, "value", value)
+    for usual in allowed:
+        try:
+            if value is usual or bool(value == usual) or bool(plain == usual):
+                return True
+        except (TypeError, ValueError):
+            continue
+    return False
 
 
 def _default(field: Field[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,6 +28,15 @@ ASSUMPTIONS: Mapping[str, str] = {
     "rates_gaussian": "independent canaries, Gaussian trade-off curve",
     "gaussian_fit": "independent, Gaussian scores of one variance",
 }
+
+
+CANARIES = ("lanes", "pairs in/out", "pairs swapped")
+"""What bounds come from: all of it made up for the audit."""
+
+ABOUT_CANARIES = "pair canaries"
+"""How the description of a membership figure begins that compares made-up pairs only."""
+
+_PARTS = {"verdict", "bounds", "membership", "notes"}
 
 
 class Verdict(StrEnum):
@@ -159,6 +168,31 @@ class AuditFindings:
             "membership": [report.as_dict() for report in self.membership],
             "notes": list(self.notes),
         }
+
+
+def scored_real_pairs(audit: object) -> bool:
+    """Whether figures of an audit come from clients' pairs, exactly and without noise.
+
+    Lanes are scored by opened sums and made-up pairs by the released adapter, both of which epsilon
+    covers. Pairs that clients held back, and those they are compared with, are real.
+
+    Args:
+        audit: the content of `audit.json`, or whatever stands in its place.
+
+    Returns:
+        False only where every figure is known to be about canaries.
+    """
+    if not isinstance(audit, Mapping) or not set(audit) <= _PARTS:
+        return True
+    bounds, reports = audit.get("bounds") or (), audit.get("membership") or ()
+    if not all(isinstance(part, Sequence) for part in (bounds, reports)):
+        return True
+    made_up = [isinstance(one, Mapping) and one.get("canaries") in CANARIES for one in bounds]
+    made_up += [
+        isinstance(one, Mapping) and str(one.get("about")).startswith(f"{ABOUT_CANARIES},")
+        for one in reports
+    ]
+    return not all(made_up)
 
 
 def _finite(value: float | None) -> float | None:

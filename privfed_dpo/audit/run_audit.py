@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accounting import Adversary, LedgerRecord, read_ledger, verify_ledger
-from privfed_dpo.audit.findings import AuditFindings, Membership
+from privfed_dpo.audit.findings import ABOUT_CANARIES, AuditFindings, Membership
 from privfed_dpo.audit.lane_audit import CONFIDENCE, LaneEvidence, audit_lanes
 from privfed_dpo.audit.pair_audit import Claim, audit_pairs, membership
 from privfed_dpo.audit.pair_canaries import PairCanaries
@@ -208,7 +208,7 @@ def _audit_of_canaries(folder: Path, run: OpenedRun, claim: Claim) -> _Part:
     if 0 < coins.heads.sum() < coins.heads.size:
         sides = "in against out" if coins.form == "in_out" else "kept against flipped"
         groups = margins[coins.heads], margins[~coins.heads]
-        reports = (membership(f"pair canaries, {sides}", *groups),)
+        reports = (membership(f"{ABOUT_CANARIES}, {sides}", *groups),)
     return _Part(
         AuditFindings(
             bounds=audit_pairs(coins, margins, claim, confidence=CONFIDENCE),

@@ -5,6 +5,7 @@ from privfed_dpo.config.deployment import DeploymentConfig
 from privfed_dpo.config.federation import FederationConfig
 from privfed_dpo.config.gossip import GossipConfig
 from privfed_dpo.config.loading import dump_config, load_config, parse_config
+from privfed_dpo.config.mappings import as_sections, flat_settings, plain_settings
 from privfed_dpo.config.model_sections import AdapterConfig, DpoConfig, ModelConfig
 from privfed_dpo.config.personal import PersonalConfig
 from privfed_dpo.config.sections import (
@@ -30,7 +31,10 @@ __all__ = [
     "RunConfig",
     "SecureAggConfig",
     "SyntheticConfig",
+    "as_sections",
     "dump_config",
+    "flat_settings",
     "load_config",
     "parse_config",
+    "plain_settings",
 ]

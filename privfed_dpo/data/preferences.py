@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from privfed_dpo.data.formats import KNOWN_COLUMNS, RowProblem, pair_from_row
 from privfed_dpo.data.pairs import (
@@ -12,7 +12,7 @@ from privfed_dpo.data.pairs import (
     Text,
     describe_pairs,
 )
-from privfed_dpo.data.rows import read_rows
+from privfed_dpo.data.rows import RawRow, read_rows
 from privfed_dpo.errors import DataError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Text",
     "describe_pairs",
     "load_preferences",
+    "pairs_of_rows",
 ]
 
 PROBLEMS_SHOWN = 5
@@ -54,11 +55,27 @@ def load_preferences(
         DataError: the source cannot be read or is empty, `columns` names an unknown part, or rows
             are bad; the message names the first few with their row numbers and counts them all.
     """
+    return pairs_of_rows(read_rows(source, split=split, name=name), source=source, columns=columns)
+
+
+def pairs_of_rows(
+    rows: Iterable[RawRow], *, source: str, columns: Mapping[str, str] | None = None
+) -> tuple[PreferencePair, ...]:
+    """Check rows that are here already; either every row is good or nothing is returned.
+
+    Args:
+        rows: in order.
+        source: what to call them in messages.
+        columns: as for `load_preferences`.
+
+    Raises:
+        DataError: as `load_preferences`.
+    """
     mapping = _column_names(columns or {}, source)
     pairs: list[PreferencePair] = []
     problems: list[str] = []
     bad_rows = 0
-    for row in read_rows(source, split=split, name=name):
+    for row in rows:
         problem = row.problem
         if row.values is not None:
             try:
@@ -75,7 +92,7 @@ def load_preferences(
         raise DataError(
             f"{source}: no rows",
             source=source,
-            advice="Give a file with at least one preference pair, or another split.",
+            advice="Give at least one preference pair, or another split.",
         )
     return tuple(pairs)
 

@@ -1,4 +1,4 @@
-"""One hash that names a base model: configuration, weights and tokenizer."""
+"""What tells base models apart: a hash of configuration, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -41,6 +41,35 @@ def fingerprint_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         _absorb(digest, memoryview(raw.numpy()))
     _absorb(digest, _describe_tokenizer(tokenizer))
     return digest.hexdigest()
+
+
+def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
+    """Names what makes two tokenizers turn a text into different ids.
+
+    Padding and truncation are left aside: nothing here rests on how a tokenizer does either.
+
+    Args:
+        one: a tokenizer.
+        other: another.
+
+    Returns:
+        What differs, or an empty string if nothing does.
+    """
+    aspects = {
+        "vocabulary": [kind.get_vocab() for kind in (one, other)],
+        "chat template": [kind.chat_template for kind in (one, other)],
+        "first and last token": [(kind.bos_token, kind.eos_token) for kind in (one, other)],
+        "rules": [_splitting_rules(kind) for kind in (one, other)],
+    }
+    return next((name for name, (left, right) in aspects.items() if left != right), "")
+
+
+def _splitting_rules(tokenizer: PreTrainedTokenizerBase) -> object:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return type(tokenizer).__name__
+    rules: dict[str, object] = json.loads(backend.to_str())
+    return {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
 
 
 def _absorb(digest: hashlib._Hash, part: bytes | memoryview) -> None:

@@ -159,6 +159,22 @@ def empty_model(spec: ModelSpec, *, vocabulary_size: int | None = None) -> PreTr
     return model.eval()
 
 
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer that a checkpoint brings, as it is.
+
+    Args:
+        spec: which checkpoint; not the built-in model.
+
+    Raises:
+        ModelError: nothing usable under that name.
+    """
+    with _loading(spec):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            spec.base, revision=spec.revision
+        )
+    return tokenizer
+
+
 def remove_dropout(model: torch.nn.Module) -> None:
     """Sets every dropout rate to 0, in dropout modules and in modules that hold a bare rate."""
     for module in model.modules():

@@ -13,6 +13,7 @@ from privfed_dpo.engine.events import RoundFinished
 from privfed_dpo.errors import DataError
 from privfed_dpo.lifecycle import reopen, resume, train
 from privfed_dpo.mechanism.keystream import StreamIssuer
+from privfed_dpo.publishing import publish
 from privfed_dpo.verification import verify_run
 from tests.support.command_line import caller
 from tests.support.entropy import counted_entropy
@@ -91,6 +92,21 @@ def test_membership_compares_pairs_of_the_same_clients(audited):
     assert (members.members, members.others) == (6 * (12 - 4), 6 * 4)
     assert 0 <= members.auc <= 1
     assert any("of all records" in note for note in findings.notes), "29 % canaries are said aloud"
+
+
+def test_a_run_is_published_with_its_audit_unless_that_scored_pairs_of_clients(audited, tmp_path):
+    with pytest.raises(DataError, match="holds audit: figures of private pairs"):
+        publish(audited[0], tmp_path / "refused")
+    canaries_only = [word for word in AUDITED if "held_back" not in word]
+    folder = tmp_path / "run"
+    train(tiny_config(folder, "federation.rounds=1", *canaries_only))
+    assert {bound.canaries for bound in audit_run(folder, reopen).bounds} == {
+        "lanes", "pairs in/out"
+    }  # fmt: skip
+    there = publish(folder, tmp_path / "published") / "run"
+    kept = json.loads((folder / "audit.json").read_text())
+    assert json.loads((there / "summary.json").read_text())["audit"] == kept
+    assert not list(there.rglob("audit_scores.npz"))
 
 
 def test_the_command_prints_keeps_and_reports(audited, command):

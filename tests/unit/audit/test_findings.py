@@ -1,11 +1,18 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from accounting import Adjacency, Adversary, AuditBound
-from privfed_dpo.audit.findings import AuditFindings, JudgedBound, Membership, Verdict
+from privfed_dpo.audit.findings import (
+    AuditFindings,
+    JudgedBound,
+    Membership,
+    Verdict,
+    scored_real_pairs,
+)
 from privfed_dpo.audit.tables import render_findings
 
 
@@ -50,6 +57,31 @@ def test_facts_are_json_and_carry_what_a_bound_is_recomputed_from():
     assert bound["assumes"]
     assert facts["membership"][0]["members"] == 10
     assert facts["notes"] == ["a note"]
+
+
+def test_figures_of_canaries_are_told_from_figures_of_real_pairs():
+    def left(*about, canaries="lanes", **more):
+        reports = tuple(Membership(name, 0.5, 0.01, 0.01, 10, 20) for name in about)
+        bound = replace(judged(1.0, 8.0), canaries=canaries)
+        return AuditFindings((bound,), reports, ("a note",)).as_dict() | more
+
+    canaries = "pair canaries, in against out"
+    assert not scored_real_pairs(left())
+    assert not scored_real_pairs(left(canaries, canaries="pairs in/out"))
+    assert not scored_real_pairs(left("pair canaries, kept against flipped"))
+    real = "training pairs against pairs the same clients held back"
+    unknown = (
+        left(real),
+        left(canaries, real),
+        left("pair canaries of clients"),
+        left(canaries="pairs of clients"),
+        left(scores=[0.1]),
+        left(bounds="lanes"),
+        left(membership=[canaries]),
+        ["lanes"],
+        {"about": "training pairs"},
+    )
+    assert all(map(scored_real_pairs, unknown))
 
 
 def test_the_terminal_shows_claim_bound_and_verdict():

@@ -2,10 +2,12 @@ import json
 
 import pytest
 import torch
+from tokenizers.normalizers import Lowercase
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
+from privfed_dpo.model.fingerprint import tokenizer_difference
 from privfed_dpo.model.loading import ModelSpec, empty_model, load_model
 from privfed_dpo.model.tiny import build_word_tokenizer
 
@@ -189,3 +191,26 @@ def test_how_quantized_weights_are_asked_for(tmp_path, monkeypatch):
     asked.clear()
     load_model(ModelSpec(base=base))
     assert not {"quantization_config", "device_map"} & set(asked)
+
+
+def test_tokenizers_are_told_apart_by_what_they_make_of_a_text():
+    def variant(**attributes):
+        tokenizer = build_word_tokenizer(WORDS)
+        for name, value in attributes.items():
+            setattr(tokenizer, name, value)
+        return tokenizer
+
+    plain = build_word_tokenizer(WORDS)
+    assert (
+        tokenizer_difference(plain, variant(pad_token=plain.eos_token, padding_side="left")) == ""
+    )
+    assert tokenizer_difference(plain, variant(chat_template="{{ x }}")) == "chat template"
+    assert tokenizer_difference(plain, variant(eos_token=None)) == "first and last token"
+    assert tokenizer_difference(plain, build_word_tokenizer(WORDS[1:])) == "vocabulary"
+    lower = build_word_tokenizer(WORDS)
+    lower.backend_tokenizer.normalizer = Lowercase()
+    assert tokenizer_difference(plain, lower) == "rules"
+    lower.backend_tokenizer.normalizer = None
+    lower.backend_tokenizer.enable_truncation(5)
+    lower.backend_tokenizer.enable_padding(length=5)
+    assert tokenizer_difference(plain, lower) == ""
