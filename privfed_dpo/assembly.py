@@ -37,13 +37,7 @@ from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from privfed_dpo.model.adapters import Adapter
 from privfed_dpo.model.eligibility import position_limit
 from privfed_dpo.model.loading import LoadedModel, empty_model
-from privfed_dpo.policy import (
-    adapter_spec,
-    base_bytes,
-    cache_folder,
-    load_base,
-    model_spec,
-)
+from privfed_dpo.policy import adapter_spec, base_bytes, cache_folder, load_base, model_spec
 from privfed_dpo.population import PopulationFacts, population_facts
 from privfed_dpo.workers.shared import SharedPolicy, open_policy
 
