@@ -13,7 +13,7 @@ where the true mass is far below it. One transform of n numbers is off by 0.6 u 
 their l2 norm, u = 2^-53, in root mean square (Gentleman and Sande 1966; Schatzman 1996, section 3);
 the T-th power of numbers of size at most 1 multiplies that by T. Taken as independent, the errors
 of all losses above epsilon then add up to at most 0.6 u sqrt(26) (T + 1) for n up to 2^26, with all
-mass at one loss, where the norm is largest. `ROUNDING_PER_RELEASE` is ten times that, and (T + 1)
+mass at one loss, where the norm is largest. `ROUNDING_PER_RELEASE` is five times that, and (T + 1)
 of it is taken from delta. Where more than half of delta would go, the smaller of the analytic bound
 and RDP is returned, both free of such transforms.
 """
@@ -47,7 +47,7 @@ from accounting.units import Adjacency, require_delta
 CERTIFIED_INTERVAL = 1e-4
 PLD_CEILING_EPSILON = 20_000.0
 PLD_CEILING_RELEASES = 1_000_000
-ROUNDING_PER_RELEASE = 2.0**-48
+ROUNDING_PER_RELEASE = 2.0**-49
 _STEPS_PER_EPSILON = 2e5  # the grid never needs to be finer than epsilon / this
 _LARGEST_GRID = 5e5  # points of the distribution of one release
 _TAIL_STDDEVS = 10.0
