@@ -91,7 +91,9 @@ def load_inputs(config: Config) -> Inputs:
     else:
         pairs = load_preferences(data.train, split=data.train_split, columns=columns)
     if data.eval is not None:
-        held_out = load_preferences(data.eval, split=data.eval_split, columns=columns)
+        held_out = load_preferences(
+            data.eval, split=data.eval_split, columns=columns, labels_needed=False
+        )
     partition = partition_pairs(
         pairs,
         kind=data.partition,
