@@ -16,9 +16,6 @@ from typing import Any
 
 from privfed_dpo.data.pairs import ChatMessage, PreferencePair, Text
 
-KNOWN_COLUMNS = ("prompt", "chosen", "rejected", "user", "topic")
-"""The columns this package reads, under the names it gives them."""
-
 TURN_MARKER = "\n\nAssistant:"
 """Ends the shared part of a transcript in plain text (Bai et al., 2022, the hh-rlhf files)."""
 
@@ -32,7 +29,7 @@ def pair_from_row(row: Mapping[str, Any], columns: Mapping[str, str]) -> Prefere
 
     Args:
         row: column name to value, as parsed from JSON or Parquet.
-        columns: for each name in `KNOWN_COLUMNS`, the column that holds it in this source.
+        columns: for each name in `columns.KNOWN_COLUMNS`, the column that holds it in this source.
 
     Returns:
         The pair, with the prompt made explicit.
@@ -46,11 +43,18 @@ def pair_from_row(row: Mapping[str, Any], columns: Mapping[str, str]) -> Prefere
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowProblem("chosen and rejected must both be text or both be message lists")
     if row.get(columns["prompt"]) is None:
-        prompt, chosen, rejected = _split_implicit(chosen, rejected)
+        prompt, chosen, rejected = _split_implicit(
+            chosen, rejected, otherwise=f"there is no prompt in column '{columns['prompt']}'"
+        )
     else:
         prompt = _text(row, columns["prompt"])
         if isinstance(prompt, str) and not isinstance(chosen, str):
-            prompt, chosen, rejected = _split_implicit(chosen, rejected)
+            prompt, chosen, rejected = _split_implicit(
+                chosen,
+                rejected,
+                otherwise=f"the prompt in column '{columns['prompt']}' is text, but chosen and "
+                "rejected are message lists: give it as a message list, or at the start of both",
+            )
         elif isinstance(chosen, str) and not isinstance(prompt, str):
             raise RowProblem("prompt is a message list but chosen and rejected are text")
     if not isinstance(chosen, str) and not isinstance(rejected, str):
@@ -131,7 +135,8 @@ def _printable(name: object) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _split_implicit(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+def _split_implicit(chosen: Text, rejected: Text, *, otherwise: str) -> tuple[Text, Text, Text]:
+    """Cut off what both begin with; `otherwise` says why they have to."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         cut = _shared_text_length(chosen, rejected)
         if cut:
@@ -140,7 +145,7 @@ def _split_implicit(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
         cut = _shared_message_count(chosen, rejected)
         if cut:
             return chosen[:cut], chosen[cut:], rejected[cut:]
-    raise RowProblem("there is no prompt column, and chosen and rejected do not begin alike")
+    raise RowProblem(f"{otherwise}, and chosen and rejected do not begin alike")
 
 
 def _shared_message_count(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from privfed_dpo.data.formats import KNOWN_COLUMNS, RowProblem, pair_from_row
+from privfed_dpo.data.columns import KNOWN_COLUMNS, LABELS, ColumnCensus
+from privfed_dpo.data.formats import RowProblem, pair_from_row
 from privfed_dpo.data.pairs import (
     ChatMessage,
     PreferenceFacts,
@@ -35,6 +36,7 @@ def load_preferences(
     split: str = "train",
     name: str | None = None,
     columns: Mapping[str, str] | None = None,
+    labels_needed: bool = True,
 ) -> tuple[PreferencePair, ...]:
     """Load and check a whole source; either every row is good or nothing is returned.
 
@@ -46,14 +48,16 @@ def load_preferences(
         split: the split to read of a folder or hub id, for example "train".
         name: the configuration of a hub id that has several.
         columns: where a source uses other names, its column for any of "prompt", "chosen",
-            "rejected", "user" and "topic".
+            "rejected", "user" and "topic". Such a column must be there.
+        labels_needed: whether that holds of "user" and "topic" too; held-out pairs may do without.
 
     Returns:
         The pairs in file order, prompts explicit, columns not named above dropped.
 
     Raises:
-        DataError: the source cannot be read or is empty, `columns` names an unknown part, or rows
-            are bad; the message names the first few with their row numbers and counts them all.
+        DataError: the source cannot be read or is empty, `columns` names an unknown part or a
+            column that is not there, only some rows have a prompt, or rows are bad; the message
+            names the first few with their row numbers and counts them all.
     """
     return pairs_of_rows(read_rows(source, split=split, name=name), source=source, columns=columns)
 
@@ -72,12 +76,14 @@ def pairs_of_rows(
         DataError: as `load_preferences`.
     """
     mapping = _column_names(columns or {}, source)
+    census = ColumnCensus(mapping)
     pairs: list[PreferencePair] = []
     problems: list[str] = []
     bad_rows = 0
     for row in rows:
         problem = row.problem
         if row.values is not None:
+            census.count(row.number, row.values)
             try:
                 pairs.append(pair_from_row(row.values, mapping))
             except RowProblem as error:
@@ -86,6 +92,7 @@ def pairs_of_rows(
             bad_rows += 1
             if bad_rows <= PROBLEMS_SHOWN:
                 problems.append(f"row {row.number}: {problem}")
+    census.require_named(source, optional=() if labels_needed else LABELS)
     if bad_rows:
         raise _bad_rows(source, problems, bad_rows=bad_rows, rows=bad_rows + len(pairs))
     if not pairs:
@@ -94,6 +101,7 @@ def pairs_of_rows(
             source=source,
             advice="Give at least one preference pair, or another split.",
         )
+    census.require_one_kind_of_prompt(source)
     return tuple(pairs)
 
 

@@ -308,7 +308,10 @@ def _inputs(config: Config, roster: Roster, *, held_out: bool = True) -> Inputs:
     return Inputs(
         partition=roster.partition({}),
         held_out=load_preferences(
-            str(data.eval), split=data.eval_split, columns=data.columns.model_dump()
+            str(data.eval),
+            split=data.eval_split,
+            columns=data.columns.model_dump(),
+            labels_needed=False,
         )
         if public
         else (),

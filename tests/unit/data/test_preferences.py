@@ -124,8 +124,9 @@ def test_implicit_message_prompt_and_its_repetition_as_text(tmp_path):
         said("assistant", "No."),
     )
     implicit = {"chosen": [asked, yes], "rejected": [asked, no]}
-    rows = [implicit, {**implicit, "prompt": "Is rain wet?"}, {**implicit, "prompt": None}]
-    assert load_preferences(write(tmp_path / "p.jsonl", rows)) == (CHAT_PAIR,) * 3
+    repeated = {**implicit, "prompt": "Is rain wet?"}
+    for rows in ([implicit, {**implicit, "prompt": None}], [repeated, repeated]):
+        assert load_preferences(write(tmp_path / "p.jsonl", rows)) == (CHAT_PAIR,) * 2
 
 
 @pytest.mark.parametrize(
