@@ -59,11 +59,20 @@ def load_preferences(
             column that is not there, only some rows have a prompt, or rows are bad; the message
             names the first few with their row numbers and counts them all.
     """
-    return pairs_of_rows(read_rows(source, split=split, name=name), source=source, columns=columns)
+    return pairs_of_rows(
+        read_rows(source, split=split, name=name),
+        source=source,
+        columns=columns,
+        labels_needed=labels_needed,
+    )
 
 
 def pairs_of_rows(
-    rows: Iterable[RawRow], *, source: str, columns: Mapping[str, str] | None = None
+    rows: Iterable[RawRow],
+    *,
+    source: str,
+    columns: Mapping[str, str] | None = None,
+    labels_needed: bool = True,
 ) -> tuple[PreferencePair, ...]:
     """Check rows that are here already; either every row is good or nothing is returned.
 
@@ -71,6 +80,7 @@ def pairs_of_rows(
         rows: in order.
         source: what to call them in messages.
         columns: as for `load_preferences`.
+        labels_needed: as for `load_preferences`.
 
     Raises:
         DataError: as `load_preferences`.
