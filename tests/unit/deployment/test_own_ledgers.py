@@ -335,7 +335,11 @@ def test_updates_in_clear_need_their_owner_s_word():
 def test_of_secret_cohorts_the_smallest_counts():
     plan = fake_plan(
         *("privacy.mode=user", "federation.cohort_sampling=poisson", "federation.cohort=8"),
-        *("privacy.dropout_tolerance=2", "privacy.max_update_norm=1"),
+        *(
+            "privacy.dropout_tolerance=2",
+            "privacy.max_update_norm=1",
+            "federation.max_participations=40",
+        ),
         clients=12,
     )
     assert (plan.cohort, plan.threshold) == (8, 6)
