@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from privfed_dpo.config import Config
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.errors import PlanRefused, PrivFedError
+from privfed_dpo.inputs import SYNTHETIC
 from privfed_dpo.sweep.points import Point, Refusal, combined_error
 
 _FACTS = ("mode", "unit", "rounds", "delta", "target_epsilon", "epsilon", "schedule")
@@ -24,6 +25,28 @@ class PlannedPoint:
 
     point: Point
     plan: Mapping[str, object] = field(repr=False)
+
+
+def require_measurable(points: Iterable[Point], objective: str) -> None:
+    """Refuse runs that would have no value of the objective to be compared by.
+
+    Args:
+        points: the runs.
+        objective: the metric they are compared by, measured on held-out pairs.
+
+    Raises:
+        ConfigError: a run has neither held-out pairs nor the embedded task, which brings its own.
+    """
+    blind = [
+        point.name
+        for point in points
+        if point.config.data.eval is None and point.config.data.train != SYNTHETIC
+    ]
+    if blind:
+        raise combined_error(
+            {f"data.eval is not set, so nothing measures the objective {objective}": blind},
+            advice="Give held-out pairs that may be seen in clear in data.eval.",
+        )
 
 
 def plan_points(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from privfed_dpo.config import Config
 from privfed_dpo.engine.plan import RunPlan
 from privfed_dpo.errors import ConfigError
-from privfed_dpo.sweep.checks import plan_points
+from privfed_dpo.sweep.checks import plan_points, require_measurable
 from privfed_dpo.sweep.execution import Runner
 from privfed_dpo.sweep.points import expand
 from privfed_dpo.sweep.records import RunState
@@ -35,13 +35,15 @@ def prepare(
         observer: told the name of each run before its plan is made.
 
     Raises:
-        ConfigError: what is wrong with any of the runs, or with the folder; nothing was run.
+        ConfigError: what is wrong with any of the runs, or with the folder, or that a run could
+            not be compared with others; nothing was run.
     """
     points, refused = expand(spec)
     if not points:
         raise ConfigError(
             ("every combination of the sweep was refused", *sorted({one.reason for one in refused}))
         )
+    require_measurable(points, spec.objective)
     _require_sweep_folder(address)
     store = SweepStore(address)
     store.create(spec.objective, (*spec.grid, *(spec.search.ranges if spec.search else ())))

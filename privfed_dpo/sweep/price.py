@@ -45,7 +45,7 @@ class SelectionPrice:
     """The price of selection.
 
     Attributes:
-        best: name of the best private run by the objective.
+        best: name of the best private run by the objective; empty if no private run has a value.
         delta: failure probability of every figure.
         private_runs: run folders that spent privacy; resumed runs count once, runs that were
             started anew count every time.
@@ -71,7 +71,7 @@ class SelectionPrice:
     def sentence(self) -> str:
         """Which figure holds for what the user is about to publish."""
         coalition, outside = (view.all_runs.certified for view in self.views)
-        if self.private_runs == 1:
+        if self.private_runs == 1 and self.best:
             return (
                 f"Only one private run was made, so nothing was selected: its own epsilon "
                 f"{format_epsilon(coalition)} holds for publishing {self.best}."
@@ -83,6 +83,12 @@ class SelectionPrice:
                 f"epsilon {format_epsilon(outside)} holds against whoever gets it and "
                 f"{format_epsilon(coalition)} against the server with its colluders"
             )
+        if not self.best:
+            made = f"any of the {self.private_runs} private runs" if self.private_runs > 1 else "it"
+            return (
+                "No private run has a value of the objective, so none is the best. If you publish "
+                f"{made}, or the report of this sweep, {holds}: all that was spent, composed."
+            )
         return (
             f"If you publish {self.best}, picked as the best of {self.private_runs} private runs, "
             f"or the report of this sweep, {holds}: all runs composed, not the run's own "
@@ -93,7 +99,7 @@ class SelectionPrice:
     def remarks(self) -> tuple[str, ...]:
         """When the other figures would hold, and what has no figure."""
         remarks = []
-        if self.private_runs > 1:
+        if self.private_runs > 1 and self.best:
             remarks.append(
                 "The run's own epsilon would hold only for a run that was picked before any result "
                 "was seen."
@@ -163,13 +169,14 @@ def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> Sel
 
     Args:
         records: every run and every repetition of the sweep.
-        best: the private run that would be published; None prices nothing.
+        best: the private run that would be published; None if none has a value of the objective,
+            and then all runs are priced all the same.
 
     Returns:
-        None if no privacy was spent, or no private run has a result.
+        None if no privacy was spent.
     """
     spends, unknown = spends_of(records)
-    if best is None or not spends:
+    if not spends:
         return None
     delta = min(float(record.plan["delta"]) for record in records if record.private)
     unprotected = sum(bool(record.attempts) for record in records if not record.private)
@@ -181,11 +188,11 @@ def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> Sel
         composed = dict.fromkeys(_VIEWS, EpsilonPair(math.inf, math.inf))
         note = "Runs that protect pairs and runs that protect users have no common bound."
     try:
-        selected = best_run_epsilon(spends, delta)
+        selected = best_run_epsilon(spends, delta) if best else math.inf
     except AccountingError:
         selected = math.inf
     return SelectionPrice(
-        best=best.name,
+        best=best.name if best else "",
         delta=delta,
         private_runs=len(spends),
         unfinished_runs=unknown,
@@ -193,7 +200,7 @@ def selection_price(records: Sequence[RunRecord], best: RunRecord | None) -> Sel
         views=tuple(
             ViewPrice(
                 adversary=view,
-                own=own_epsilon(best, view),
+                own=own_epsilon(best, view) if best else None,
                 all_runs=composed[view],
                 selected=selected
                 if view is Adversary.OUTSIDE and len(spends) > 1 and math.isfinite(selected)
@@ -217,7 +224,7 @@ def own_epsilon(record: RunRecord, adversary: Adversary) -> float | None:
 def price_facts(price: SelectionPrice) -> dict[str, object]:
     """The price for machines; no bound is null."""
     return {
-        "best": price.best,
+        "best": price.best or None,
         "delta": price.delta,
         "private_runs": price.private_runs,
         "unfinished_runs": price.unfinished_runs,
@@ -245,7 +252,7 @@ def price_rows(price: SelectionPrice) -> list[tuple[str, str, str, str]]:
     return [
         (
             names[view.adversary],
-            format_epsilon(view.own),
+            format_epsilon(view.own) if price.best else "does not apply",
             format_epsilon(view.all_runs.certified),
             "does not apply" if view.selected is None else format_epsilon(view.selected),
         )

@@ -175,6 +175,25 @@ def test_flips_of_labels_add_up():
     assert "in each of 3 runs" in price.remarks[-1]
 
 
+def test_runs_without_a_value_of_the_objective_are_priced_all_the_same():
+    runs = [ended(name, None, epsilon=2.0) for name in ("a", "b")]
+    assert best_run(runs, "reward_accuracy") is None
+    price = selection_price(runs, None)
+    eight = epsilon_pair([Repeated(GaussianRelease(10.0), 8)], DELTA).pld
+    assert [view.all_runs.pld for view in price.views] == [eight, eight]
+    assert [view.own for view in price.views] == [None, None]
+    assert price.sentence.startswith("No private run has a value of the objective")
+    assert "any of the 2 private runs" in price.sentence
+    assert price.remarks == ()
+    assert [row[1::2] for row in price_rows(price)] == [("does not apply",) * 2] * 2
+    assert price_facts(price)["best"] is None
+
+
+def test_one_failed_run_is_priced_by_itself():
+    price = selection_price([ended("a", None)], None)
+    assert "If you publish it, or the report" in price.sentence
+
+
 def test_one_run_is_no_selection():
     price = selection_price([ended("a", 0.8)], ended("a", 0.8))
     assert price.sentence.startswith("Only one private run was made")
