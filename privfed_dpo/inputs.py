@@ -8,7 +8,7 @@ from pathlib import Path
 
 from privfed_dpo.audit.held_back import hold_back
 from privfed_dpo.config import Config
-from privfed_dpo.data.copies import require_stated_copies
+from privfed_dpo.data.copies import require_stated_copies, require_unseen_held_out
 from privfed_dpo.data.pairs import PreferencePair
 from privfed_dpo.data.partition import Partition, note_left_out, partition_pairs
 from privfed_dpo.data.preferences import load_preferences
@@ -93,6 +93,10 @@ def load_inputs(config: Config) -> Inputs:
     if data.eval is not None:
         held_out = load_preferences(
             data.eval, split=data.eval_split, columns=columns, labels_needed=False
+        )
+        privacy = config.privacy
+        require_unseen_held_out(
+            held_out, pairs, private=privacy.mode != "none" or privacy.label_epsilon is not None
         )
     partition = partition_pairs(
         pairs,

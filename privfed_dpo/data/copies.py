@@ -1,4 +1,4 @@
-"""How often one record stands in the data, and at how many clients.
+"""How often one record stands in the data, at how many clients, and whether it is held out too.
 
 A record is one person's judgment: (user, prompt, chosen, rejected) where the data name users, so
 that two people who judge alike are two records, else (prompt, chosen, rejected). Copies of a record
@@ -7,13 +7,14 @@ are protected together or not at all, so a promise has to know how many there ma
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from privfed_dpo.data.pairs import PreferencePair, Text
 from privfed_dpo.data.partition import ClientShard
-from privfed_dpo.errors import DataError
+from privfed_dpo.errors import DataError, InputNotice
 
 _Record = tuple[str | None, Text, Text, Text]
 
@@ -90,6 +91,46 @@ def require_stated_copies(shards: Sequence[ClientShard], *, mode: str, record_co
             "prices copies at different clients only",
             advice="Remove repeated rows; each client can do so by itself.",
         )
+
+
+def require_unseen_held_out(
+    held_out: Sequence[PreferencePair], training: Iterable[PreferencePair], *, private: bool
+) -> None:
+    """Refuse held-out pairs that stand in the training data, since they are measured in clear.
+
+    Whose judgment it is makes no difference here. Only exact copies are found.
+
+    Args:
+        held_out: the pairs of `data.eval`.
+        training: every pair of `data.train`, trained on or not.
+        private: whether anything is promised about them; if not, copies are only worth a note.
+
+    Raises:
+        DataError: with their number; nothing was computed.
+    """
+    known = {_judgment(pair) for pair in training}
+    copies = sum(_judgment(pair) in known for pair in held_out)
+    if not copies:
+        return
+    what = (
+        f"{copies} of {len(held_out)} held-out pairs stand in data.train too, with the same "
+        "prompt, chosen and rejected"
+    )
+    if private:
+        raise DataError(
+            f"{what}; data.eval is measured in clear, so nothing would protect them",
+            advice="Take them out of data.eval, or out of data.train if everybody may see them.",
+        )
+    warnings.warn(
+        f"{what}: what is measured on them is also what was learned by heart. Private modes refuse "
+        "this.",
+        InputNotice,
+        stacklevel=2,
+    )
+
+
+def _judgment(pair: PreferencePair) -> tuple[Text, Text, Text]:
+    return pair.prompt, pair.chosen, pair.rejected
 
 
 def _record(pair: PreferencePair) -> _Record:

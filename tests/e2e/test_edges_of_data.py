@@ -84,6 +84,21 @@ def test_data_that_cannot_be_used_cost_nothing(train, tmp_path, case):
     assert_nothing_spent(tmp_path / "run")
 
 
+def test_held_out_pairs_that_are_trained_on_cost_nothing(train, tmp_path):
+    copied = files.write_jsonl(tmp_path / "eval.jsonl", files.without(ROWS[:3], "user"))
+    train(ROWS, f"data.eval={copied}").refused(
+        "3 of 3 held-out pairs stand in data.train too", "Take them out of data.eval"
+    )
+    assert_nothing_spent(tmp_path / "run")
+
+
+def test_without_privacy_held_out_pairs_that_are_trained_on_are_a_note(train, tmp_path):
+    copied = files.write_jsonl(tmp_path / "eval.jsonl", ROWS[:3])
+    unprotected = ("privacy.mode=none", "privacy.noise_multiplier=null")
+    ended = train(ROWS, f"data.eval={copied}", *unprotected).succeeded()
+    assert "note: 3 of 3 held-out pairs stand in data.train too" in " ".join(ended.err.split())
+
+
 def test_one_pair_per_client_is_enough(train, run, tmp_path):
     rows = files.preference_rows(users=5, per_user=1)
     ended = train(rows, "evaluation.audit_held_back=1").succeeded()
@@ -107,7 +122,7 @@ def long_prompts(rows):
 
 
 def test_prompts_longer_than_the_window_are_cut_and_it_is_said(train, run, tmp_path):
-    held_out = long_prompts(files.preference_rows(users=2, per_user=3, seed=1))
+    held_out = long_prompts(files.preference_rows(users=2, per_user=3, seed=2))
     path = files.write_jsonl(tmp_path / "eval.jsonl", [*held_out, ROWS[0]])
     ended = train(long_prompts(ROWS), f"data.eval={path}", "data.max_length=4096").succeeded()
     said = " ".join(ended.err.split())

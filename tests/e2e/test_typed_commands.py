@@ -36,9 +36,8 @@ def prepared(tmp_path_factory):
     home = tmp_path_factory.mktemp("reader")
     rows = files.preference_rows(users=45, per_user=2)
     files.write_jsonl_gz(home / "pairs.jsonl.gz", rows)
-    files.write_jsonl_gz(
-        home / "held_out.jsonl.gz", files.preference_rows(users=9, per_user=2, seed=1)
-    )
+    held_out = files.unseen(files.preference_rows(users=9, per_user=2, seed=1), rows)
+    files.write_jsonl_gz(home / "held_out.jsonl.gz", held_out)
     write_checkpoint(home / "path-or-hub-id", "llama", files.texts_of(rows))
     given = ("privacy.noise_multiplier=1.0", "evaluation.audit_lanes=200")
     train(tiny_config(home / "finished", *given))

@@ -35,6 +35,12 @@ def without(rows, *columns):
     return [{k: v for k, v in row.items() if k not in columns} for row in rows]
 
 
+def unseen(rows, training):
+    """Rows whose pair does not stand in the training rows, whoever judged it."""
+    known = [{**row, "user": ""} for row in training]
+    return [row for row in rows if {**row, "user": ""} not in known]
+
+
 def with_implicit_prompt(rows):
     return [
         {

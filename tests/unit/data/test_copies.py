@@ -1,10 +1,17 @@
+import warnings
+
 import pytest
 
-from privfed_dpo.data.copies import CopyFacts, count_copies, require_stated_copies
+from privfed_dpo.data.copies import (
+    CopyFacts,
+    count_copies,
+    require_stated_copies,
+    require_unseen_held_out,
+)
 from privfed_dpo.data.pairs import ChatMessage, PreferencePair
 from privfed_dpo.data.partition import ClientShard
 from privfed_dpo.data.synthetic import synthetic_task
-from privfed_dpo.errors import DataError
+from privfed_dpo.errors import DataError, InputNotice
 
 ROW = PreferencePair("Tea?", " Yes.", " No.")
 OTHER = PreferencePair("Tea?", " No.", " Yes.")
@@ -83,3 +90,22 @@ def test_what_the_promise_covers_is_taken(mode, held, bound):
 def test_nobody_judges_the_same_pair_twice_in_the_embedded_task(seed):
     task = synthetic_task(clients=2, pairs_per_client=1500, eval_pairs=1, seed=seed)
     assert count_copies([ClientShard("all", task.train)]).most == 1
+
+
+def test_held_out_pairs_that_are_trained_on_are_refused_whoever_judged():
+    with pytest.raises(DataError, match=r"2 of 3 held-out pairs stand in data\.train") as caught:
+        require_unseen_held_out([ROW, OTHER, by("b")], [by("a")], private=True)
+    assert caught.value.advice.startswith("Take them out of data.eval")
+
+
+def test_without_privacy_they_are_worth_a_note():
+    with pytest.warns(InputNotice, match=r"1 of 1 held-out pairs stand in data\.train"):
+        require_unseen_held_out([ROW], [OTHER, ROW], private=False)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_other_held_out_pairs_pass_without_a_word(private):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require_unseen_held_out([OTHER], [ROW], private=private)
+        require_unseen_held_out([], [ROW], private=private)
