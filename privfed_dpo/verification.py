@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from privfed_dpo.engine.public_facts import canonical_json
 from privfed_dpo.enrolment import PublicKeys
 from privfed_dpo.errors import DataError
 from privfed_dpo.observe.evidence import altered_files, file_sha256
+from privfed_dpo.observe.plain_json import parse_json
 from privfed_dpo.observe.run_folder import METRICS_FILE, read_rows
 
 _ROUNDING = 1e-6
@@ -176,7 +176,7 @@ def _read_summary(folder: Path) -> tuple[dict[str, object] | None, list[str]]:
     if not path.is_file():
         return None, []
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = parse_json(path.read_bytes())
     except (ValueError, OSError) as error:
         return None, [f"summary.json cannot be read: {error}"]
     if not isinstance(summary, dict):
@@ -275,7 +275,7 @@ def _understated_rows(folder: Path, header: LedgerHeader, verdict: LedgerVerdict
 
 def _read_plan(path: Path) -> dict[str, object]:
     try:
-        facts = json.loads(path.read_bytes())
+        facts = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
