@@ -106,12 +106,7 @@ def _listed(problems: tuple[str, ...]) -> str:
 
 def _config(path: Path, overrides: list[str] | None, run_dir: Path | None = None) -> Config:
     extra = [] if run_dir is None else [f"run.dir={json.dumps(str(run_dir))}"]
-    try:
-        return load_config(path, [*(overrides or []), *extra])
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            (f"the config {path} is not UTF-8 text",), advice="Give the path of a YAML file."
-        ) from error
+    return load_config(path, [*(overrides or []), *extra])
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from privfed_dpo.engine.public_facts import canonical_json
 from privfed_dpo.enrolment import PublicKeys
 from privfed_dpo.errors import DataError
 from privfed_dpo.observe.evidence import altered_files, file_sha256
+from privfed_dpo.observe.plain_json import parse_json
 from privfed_dpo.observe.run_folder import ADAPTER_FOLDER, REPORT_FILE
 from privfed_dpo.row_claims import (
     ROUNDING,
@@ -198,8 +198,8 @@ def _read_summary(folder: Path) -> tuple[dict[str, object] | None, list[str]]:
     if not path.is_file():
         return None, []
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        summary = parse_json(path.read_bytes())
+    except (ValueError, OSError) as error:
         return None, [f"summary.json cannot be read: {error}"]
     if not isinstance(summary, dict):
         return None, ["summary.json is not an object"]
@@ -295,9 +295,9 @@ def _says_the_same(claimed: str, supported: str) -> bool:
 def _read_plan(path: Path) -> dict[str, object]:
     """Read the plan; one that has no hash, as with NaN in it, is as good as none."""
     try:
-        facts = json.loads(path.read_bytes())
+        facts = parse_json(path.read_bytes())
         canonical_json(facts)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

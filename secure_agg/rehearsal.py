@@ -107,6 +107,8 @@ def rehearse(
     """
     if not 0 <= dropout_share < 1 or not 0 <= colluder_share < 1:
         raise InvalidParams("shares must lie in [0, 1)")
+    if threads < 1 or seed < 0:
+        raise InvalidParams(f"threads is {threads}, at least 1; seed is {seed}, not negative")
     plan = plan_neighbourhood(
         clients=clients,
         max_dropped=int(clients * dropout_share),

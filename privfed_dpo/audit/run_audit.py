@@ -100,12 +100,18 @@ def audit_run(folder: Path, open_run: Callable[[Path], OpenedRun]) -> AuditFindi
         Every bound beside the claim it tests, and membership inference where pairs were held back.
 
     Raises:
-        DataError: the run has not ended, or nothing in it can be audited.
+        DataError: there is no run, it has not ended, or nothing in it can be audited.
         ResumeMismatch: data or model are not those of the run.
 
     The auditor sees private pairs and coins; what is stored are scores and counts, exact and
     without noise, so it is for the auditor and not for publication.
     """
+    if not (folder / LEDGER_FILE).is_file():
+        raise DataError(
+            f"there is no run in {folder}",
+            source=str(folder),
+            advice="Give a run folder written by train.",
+        )
     summary = read_json(folder / SUMMARY_FILE)
     if not summary:
         raise DataError(

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from privfed_dpo.errors import ConfigError
 from privfed_dpo.observe.quantities import format_bytes
-from secure_agg import Phase
+from secure_agg import InvalidParams, Phase
 from secure_agg.rehearsal import Rehearsal, rehearse
 
 _ABORTED = 4
@@ -31,16 +32,21 @@ def secagg(  # noqa: PLR0917 - options of a command
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Run one real secure sum here and show what each phase cost."""
-    outcome = rehearse(
-        clients=clients,
-        dimension=dim,
-        dropout_share=dropout,
-        drop_phase=phase,
-        modulus_bits=bits,
-        threads=threads,
-        seed=seed,
-        clock=time.process_time,
-    )
+    try:
+        outcome = rehearse(
+            clients=clients,
+            dimension=dim,
+            dropout_share=dropout,
+            drop_phase=phase,
+            modulus_bits=bits,
+            threads=threads,
+            seed=seed,
+            clock=time.process_time,
+        )
+    except InvalidParams as error:
+        raise ConfigError(
+            error.problems, advice="privfed-dpo secagg --help lists the options."
+        ) from error
     if as_json:
         typer.echo(json.dumps(_facts(outcome), indent=2))
     else:

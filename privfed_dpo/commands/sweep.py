@@ -19,7 +19,7 @@ from privfed_dpo.sweep.execution import train_run
 from privfed_dpo.sweep.figures import OBJECTIVES
 from privfed_dpo.sweep.price import PRICE_HEADS, price_rows
 from privfed_dpo.sweep.progress import SweepProgress
-from privfed_dpo.sweep.results import Setting, SweepResults, settings
+from privfed_dpo.sweep.results import Setting, SweepResults, settings, value_text
 from privfed_dpo.sweep.store import DEFAULT_STUDY, Address
 from privfed_dpo.sweep.sweep_file import load_sweep
 
@@ -140,7 +140,7 @@ def _settings_table(results: SweepResults) -> Table:
     for setting in settings(results.runs):
         values = setting.measured(results.objective)
         spread = f"{layout(min(values))} to {layout(max(values))}" if values else ""
-        cells = [str(setting.values.get(key, setting.label)) for key in results.swept]
+        cells = [value_text(setting.values.get(key, setting.label)) for key in results.swept]
         table.add_row(
             *(cells or [setting.label or "all"]),
             _epsilon(setting),

@@ -69,6 +69,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             (f"cannot read the config {path}: {error.strerror}",),
             advice=f"Give the path of a YAML file, such as {_example()}.",
         ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            (f"the config {path} is not UTF-8 text",), advice="Give the path of a YAML file."
+        ) from error
     return parse_config(text, overrides, source=str(path))
 
 

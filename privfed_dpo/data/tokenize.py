@@ -175,7 +175,8 @@ def _check_tokenizer(
     if append_eos and conversations < len(pairs) and tokenizer.eos_token_id is None:
         raise DataError(
             "the tokenizer has no end-of-text token to append to completions",
-            advice="Set its eos_token, or turn append_eos off.",
+            advice="Name one as eos_token in the model's tokenizer_config.json, or take a model "
+            "whose tokenizer has one.",
         )
 
 

@@ -15,6 +15,7 @@ from privfed_dpo.config import Config
 from privfed_dpo.durable import append_line, write_atomically
 from privfed_dpo.engine.events import MetricsRow
 from privfed_dpo.errors import ConfigError, DataError
+from privfed_dpo.observe.plain_json import parse_json
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -114,18 +115,18 @@ def read_rows(path: Path) -> tuple[dict[str, object], ...]:
     if not path.exists():
         return ()
     rows: dict[int, dict[str, object]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             continue
         try:
-            row = json.loads(line)
-            rows[row["round"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            row = _row(line)
+        except ValueError as error:
             raise DataError(
-                f"{path}: line {number} is not a metrics row",
+                f"{path}: line {number} is not a metrics row: {error}",
                 source=str(path),
                 advice="Restore the file; its rows are also in the checkpoint.",
             ) from error
+        rows[row[0]] = row[1]
     return tuple(rows[number] for number in sorted(rows))
 
 
@@ -144,9 +145,9 @@ def read_json(path: Path) -> dict[str, object]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not JSON ({error})", source=str(path)) from error
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", source=str(path)) from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a JSON object", source=str(path))
     return content
@@ -155,11 +156,18 @@ def read_json(path: Path) -> dict[str, object]:
 def _round_of(line: str) -> int | None:
     """The round of a row in a metrics file; None for a line that is no row."""
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        return _row(line.encode())[0]
+    except ValueError:
         return None
-    found = row.get("round") if isinstance(row, dict) else None
-    return found if isinstance(found, int) else None
+
+
+def _row(line: bytes) -> tuple[int, dict[str, object]]:
+    row = parse_json(line)
+    if isinstance(row, dict):
+        number = row.get("round")
+        if isinstance(number, int) and not isinstance(number, bool):
+            return number, row
+    raise ValueError("no object with the number of a round")
 
 
 def _line(row: MetricsRow) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from markupsafe import Markup
 
 from privfed_dpo.errors import DataError
@@ -86,7 +87,17 @@ def write_report(run_dir: Path) -> Path:
         DataError: there is no run in this folder, or one of its files is damaged.
     """
     page = run_dir / REPORT_FILE
-    write_text_atomic(page, render_page(read_run(run_dir)))
+    run = read_run(run_dir)
+    try:
+        text = render_page(run)
+    except (AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the files of {run_dir} hold values that no run writes "
+            f"({type(error).__name__}: {error})",
+            source=str(run_dir),
+            advice="`privfed-dpo verify` says which files were altered; restore them.",
+        ) from error
+    write_text_atomic(page, text)
     return page
 
 
@@ -110,15 +121,23 @@ def read_run(run_dir: Path) -> RunFacts:
             source=str(run_dir),
             advice="Give a folder that `privfed-dpo train` wrote.",
         )
-    config = run_dir / CONFIG_FILE
     return RunFacts(
         name=run_dir.resolve().name,
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        config=_config_text(run_dir / CONFIG_FILE),
         environment=read_json(run_dir / ENVIRONMENT_FILE),
         plan=plan,
         rows=rows,
         summary=read_json(run_dir / SUMMARY_FILE),
     )
+
+
+def _config_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text", source=str(path), advice="Restore the file."
+        ) from error
 
 
 def render_page(run: RunFacts) -> str:

@@ -17,7 +17,13 @@ from privfed_dpo.observe.quantities import (
 from privfed_dpo.report.drawing import LINES, Reference
 from privfed_dpo.report.scatter import Spread, SpreadSeries, spread_chart
 from privfed_dpo.sweep.price import own_epsilon
-from privfed_dpo.sweep.results import Setting, SweepResults, pareto_front, settings
+from privfed_dpo.sweep.results import (
+    Setting,
+    SweepResults,
+    pareto_front,
+    settings,
+    value_text,
+)
 from privfed_dpo.sweep.sweep_file import EPSILON_KEY, LARGER_IS_BETTER, MODE_KEY
 
 OBJECTIVES: Mapping[str, str] = {
@@ -301,5 +307,5 @@ def _value_name(key: str, value: object) -> str:
     leaf = key.rpartition(".")[2].replace("_", " ")
     if key == MODE_KEY:
         return str(value)
-    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else value_text(value)
     return f"{leaf.removeprefix('target ')} {text}"

@@ -184,7 +184,7 @@ def _overrides(settings: Mapping[str, Value], seed: int) -> tuple[str, ...]:
     changed: dict[str, Value] = {**settings, "run.seed": seed}
     if changed.get(EPSILON_KEY) == NO_PRIVACY:
         changed |= _WITHOUT_PRIVACY
-    return tuple(f"{key}={json.dumps(value)}" for key, value in changed.items())
+    return tuple(f"{key}={json.dumps(value, default=str)}" for key, value in changed.items())
 
 
 def _add(found: dict[str, Point], cell: _Cell, config: Config) -> None:
@@ -210,7 +210,7 @@ def _note(problems: dict[str, list[str]], error: ConfigError, name: str) -> None
 
 
 def _text(value: Value) -> str:
-    return "-".join(value) if isinstance(value, tuple) else str(value)
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _slug(text: str) -> str:

@@ -241,9 +241,10 @@ def _row(record: RunRecord, swept: Sequence[str]) -> dict[str, Any]:
 
 
 def _cell(values: Sequence[Any]) -> str:
-    texts = dict.fromkeys("" if value is None else _text(value) for value in values)
+    texts = dict.fromkeys("" if value is None else value_text(value) for value in values)
     return "|".join(texts)
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | bool) else str(value)
+def value_text(value: Any) -> str:
+    """A swept value in a cell; lists and mappings as JSON."""
+    return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)

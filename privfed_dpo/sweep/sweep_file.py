@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ MODE_KEY = "privacy.mode"
 NO_PRIVACY = "inf"
 """How the values of EPSILON_KEY say that a run has no privacy."""
 
-Value: TypeAlias = str | int | float | bool | tuple[str, ...] | None
+Value: TypeAlias = str | int | float | bool | tuple[str, ...] | Mapping[str, Any] | None
 Values: TypeAlias = Mapping[str, Value]
 Objective = Literal["reward_accuracy", "reward_margin", "loss", "kl"]
 
@@ -209,8 +210,8 @@ def _problems(file: _File) -> list[str]:
             if key in file.grid and _value(key, value) not in _all(key, file.grid[key])
         ]
     for key, values in file.grid.items():
-        known = _all(key, values)
-        if len({(type(value), value) for value in known}) < len(known):
+        known = {json.dumps(v, sort_keys=True, default=str) for v in _all(key, values)}
+        if len(known) < len(values):
             problems.append(f"grid: {key} names a value twice")
     if len(set(file.seeds)) < len(file.seeds):
         problems.append("seeds names a seed twice")

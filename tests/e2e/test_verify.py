@@ -197,6 +197,30 @@ FILES = {
         forge.edit_bytes("summary.json", lambda _: b"{"),
         "summary.json cannot be read",
     ),
+    "a summary nested without end": (
+        forge.edit_bytes("summary.json", lambda _: b"[" * 100_000),
+        "summary.json cannot be read: nested too deeply",
+    ),
+    "a plan nested without end": (
+        forge.edit_bytes("plan.json", lambda _: b"[" * 100_000),
+        "plan.json is not the one this ledger was started with",
+    ),
+    "a number without end in the plan": (
+        forge.edit_bytes("plan.json", lambda plan: plan.replace(b"{", b'{"a": 1e999,', 1)),
+        "plan.json is not the one this ledger was started with",
+    ),
+    "metrics that are no text": (
+        forge.edit_bytes("metrics.jsonl", lambda rows: rows.replace(b"{", b"{\xff", 1)),
+        r"metrics\.jsonl: line 1 is not a metrics row: not UTF-8 text",
+    ),
+    "metrics nested without end": (
+        forge.edit_bytes("metrics.jsonl", lambda rows: rows + b"[" * 100_000 + b"\n"),
+        r"metrics\.jsonl: line 5 is not a metrics row: nested too deeply",
+    ),
+    "a round that is a list": (
+        forge.edit_bytes("metrics.jsonl", lambda rows: rows + b'{"round": [1]}\n'),
+        r"metrics\.jsonl: line 5 is not a metrics row: no object with the number",
+    ),
     "no summary": (forge.remove("summary.json"), "summary.json is missing"),
     "another scale of the adapter": (
         forge.edit_json("adapter/adapter_config.json", lambda c: c.update(lora_alpha=400)),

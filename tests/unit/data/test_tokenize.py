@@ -200,8 +200,9 @@ def test_impossible_requests_are_refused_with_advice():
         tokenize_pairs([*pairs, *CHATS], words, max_length=8)
     assert "instruction-tuned" in caught.value.advice
     words.eos_token = None
-    with pytest.raises(DataError, match="no end-of-text token"):
+    with pytest.raises(DataError, match="no end-of-text token") as caught:
         tokenize_pairs(pairs, words, max_length=8)
+    assert "eos_token in the model's tokenizer_config.json" in caught.value.advice
     assert len(tokenize_pairs(pairs, words, max_length=8, append_eos=False).pairs) == 1
 
 

@@ -209,6 +209,38 @@ def test_a_folder_without_a_run_and_a_damaged_file_are_refused(tmp_path):
         write_report(folder)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml", "summary.json"])
+def test_a_file_that_is_no_text_is_named(tmp_path, name):
+    folder = make_run_folder(tmp_path / "run")
+    (folder / name).write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(DataError, match=rf"{re.escape(name)}: .*not UTF-8 text"):
+        write_report(folder)
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"final": [1]},
+        {"epsilon": "much"},
+        {"per_client": 3},
+        {"samples": 5},
+    ],
+)
+def test_values_that_no_run_writes_are_refused(tmp_path, summary):
+    folder = make_run_folder(tmp_path / "run")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(DataError, match="hold values that no run writes") as caught:
+        write_report(folder)
+    assert "verify" in caught.value.advice
+
+
+def test_a_row_of_words_for_numbers_is_refused(tmp_path):
+    folder = make_run_folder(tmp_path / "run")
+    (folder / "metrics.jsonl").write_text('{"round": 1, "loss": "low"}\n')
+    with pytest.raises(DataError, match="hold values that no run writes"):
+        write_report(folder)
+
+
 def _themes():
     light, dark = CSS.split("prefers-color-scheme: dark")
     variables = re.compile(r"--([\w-]+): (#[0-9a-f]{3,6})")

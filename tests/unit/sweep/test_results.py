@@ -44,6 +44,13 @@ def test_a_row_holds_everything_that_is_known_of_a_run():
     assert (rows["x"]["status"], rows["x"]["seed"]) == ("refused", "7")
 
 
+def test_a_value_that_is_a_mapping_or_a_list_is_readable():
+    key = "model.adapter.rank_pattern"
+    run = replace(ended("a", 0.8), cells=({key: {"q_proj": 4}}, {key: ["x", "y"]}))
+    (row,) = read(results_csv([run], [], (key,)))
+    assert row[key] == '{"q_proj": 4}|["x", "y"]'
+
+
 def test_seeds_make_one_setting():
     runs = [ended("a", 0.8), ended("b", 0.9, seed=1), ended("c", 0.7, epsilon=2.0)]
     four, two = settings(runs)

@@ -74,6 +74,28 @@ def test_a_value_that_never_holds_is_told(tmp_path):
     assert "never is 'distributed'" in problems_of(tmp_path, text)[0]
 
 
+def test_a_value_may_be_a_mapping_and_mappings_are_compared_too(tmp_path):
+    key = "model.adapter.rank_pattern"
+    spec = sweep_file(tmp_path, f"grid: {{{key}: [{{q_proj: 4}}, {{q_proj: 2}}, {{}}]}}")
+    points, _ = expand(spec)
+    patterns = [point.config.model.adapter.rank_pattern for point in points]
+    assert patterns == [{"q_proj": 4}, {"q_proj": 2}, {}]
+    assert len({point.name for point in points}) == 3
+    assert points[0].name == "rank_pattern-q-proj-4_seed-0"
+    twice = f"grid: {{{key}: [{{q_proj: 4, v_proj: 2}}, {{v_proj: 2, q_proj: 4}}]}}"
+    assert f"{key} names a value twice" in problems_of(tmp_path, twice)[0]
+
+
+def test_values_of_one_size_and_another_kind_are_not_the_same(tmp_path):
+    text = "grid: {model.adapter.target_modules: [auto, [q_proj], [q_proj, v_proj]], dpo.beta: [1, 1.0]}"
+    assert len(sweep_file(tmp_path, text).grid["dpo.beta"]) == 2
+
+
+def test_a_date_is_told_as_a_wrong_value(tmp_path):
+    with pytest.raises(ConfigError, match=r"dpo\.beta"):
+        expand(sweep_file(tmp_path, "grid: {dpo.beta: [2020-01-01, 1.0]}"))
+
+
 @pytest.mark.parametrize("word", ["inf", ".inf", "none", "None"])
 def test_no_privacy_has_several_names(tmp_path, word):
     spec = sweep_file(tmp_path, f"grid: {{privacy.target_epsilon: [1, {word}]}}")
