@@ -5,7 +5,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart demo-flower experiments site test test-slow mutants lint types arch reference
+.PHONY: help setup quickstart demo-flower experiments site test test-slow coverage mutants lint types arch reference
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,13 @@ test: setup lint types arch ## everything CI runs
 
 test-slow: setup ## the longer checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+coverage: setup ## branch coverage of the quick tests, against its floors (half an hour)
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 -m "not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --include='accounting/*,secure_agg/*' --fail-under=95
+	$(BIN)/coverage report --include='privfed_dpo/*' --fail-under=90
 
 mutants: setup ## plant bugs in the protocol and see that the tests kill each
 	$(BIN)/python -m tests.mutants.secure_agg

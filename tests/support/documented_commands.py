@@ -21,6 +21,7 @@ ELSEWHERE = {
     "make lint": ("CI runs it", "Makefile"),
     "make types": ("CI runs it", "Makefile"),
     "make arch": ("CI runs it", "Makefile"),
+    "make coverage": ("half an hour", "tests/architecture/test_suite.py"),
     "make mutants": ("half an hour", "tests/unit/secure_agg/test_mutant_list.py"),
     "make site": ("installs from a package index", "tests/architecture/test_site.py"),
     "make experiments": ("an hour", "tests/unit/experiments/test_catalogue.py"),
