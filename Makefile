@@ -33,14 +33,14 @@ site: setup ## documentation as a site, in site/: guides, interface, threats, wi
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: setup lint types arch ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup ## the longer checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 coverage: setup ## branch coverage of the quick tests, against its floors (half an hour)
 	rm -f .coverage .coverage.*
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist worksteal -m "not slow"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='accounting/*,secure_agg/*' --fail-under=95
 	$(BIN)/coverage report --include='privfed_dpo/*' --fail-under=90

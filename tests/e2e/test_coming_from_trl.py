@@ -167,7 +167,9 @@ def test_rows_of_a_data_set_are_taken(base, tmp_path):
     trainer = PreferenceTrainer(
         str(base),
         train_dataset=datasets.Dataset.from_list(ROWS),
-        eval_dataset=datasets.Dataset.from_list(ROWS[:4]),
+        eval_dataset=datasets.Dataset.from_list(
+            [{**row, "prompt": "And now?"} for row in ROWS[:4]]
+        ),
         output_dir=tmp_path / "out",
     )
     assert load_inputs(trainer.config).partition.facts.pairs_total == len(ROWS)

@@ -99,21 +99,22 @@ CLAIMS = {
         "in round 3, less than before it",
     ),
     "an epsilon that is no number": (
-        edit_row(3, epsilon=float("nan")),
-        "metrics.jsonl has epsilon nan in round 3",
-        "metrics.jsonl ends with epsilon nan",
+        edit_row(3, epsilon="little"),
+        "metrics.jsonl has epsilon little in round 3",
+        "metrics.jsonl ends with epsilon little",
     ),
     "a round that is no number": (
         edit_row(3, round=3.5),
-        "metrics.jsonl has a row of round 3.5, which is no number",
+        "metrics.jsonl cannot be read",
+        "no object with the number of a round",
     ),
     "more rounds in the summary": (
         forge.edit_json("summary.json", lambda s: s.update(rounds_done=4)),
         "summary.json claims 4 released rounds; the ledger shows 3",
     ),
     "an epsilon in the summary that is no number": (
-        forge.edit_json("summary.json", lambda s: s["epsilon"]["server"].update(pld=float("nan"))),
-        "summary.json claims epsilon nan (PLD) against server",
+        forge.edit_json("summary.json", lambda s: s["epsilon"]["server"].update(pld="little")),
+        "summary.json claims epsilon little (PLD) against server",
     ),
     "receipts that nobody is to ask for": (
         forge.edit_lines(without_receipts, chain=True),
@@ -135,6 +136,11 @@ UNREADABLE = {
     "a plan with a number without bounds": (
         forge.edit_bytes("plan.json", lambda _: b'{"delta": 1e999}'),
         "plan.json is not the one this ledger was started with",
+    ),
+    "NaN in a row": (edit_row(3, epsilon=float("nan")), "metrics.jsonl cannot be read"),
+    "NaN in the summary": (
+        forge.edit_json("summary.json", lambda s: s["epsilon"]["server"].update(pld=float("nan"))),
+        "summary.json cannot be read",
     ),
     "a plan nested without end": (
         forge.edit_bytes("plan.json", lambda _: NESTED.encode()),

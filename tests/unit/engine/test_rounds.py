@@ -19,7 +19,6 @@ from secure_agg.seal import SharePair
 from tests.support.entropy import counted_entropy
 from tests.support.fake_federation import (
     DIMENSION,
-    RUN_ID,
     fake_clients,
     fake_coordinator,
     fake_plan,
@@ -119,7 +118,7 @@ def test_a_reply_in_somebody_elses_name_is_refused():
     def rule(step, client, reply):
         if client == 3 and step == "Start" and reply is not None:
             envelope = decode_envelope(reply)
-            return encode(type(envelope)(1, RUN_ID, 1, envelope.step, 4, envelope.payload))
+            return encode(msgspec.structs.replace(envelope, sender=4, receipt=None))
         return reply
 
     result, _, _ = play(
