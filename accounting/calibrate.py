@@ -8,7 +8,7 @@ from accounting.accountants import Accounting
 from accounting.errors import CalibrationFailed, InvalidPrivacyParameter
 from accounting.events import Repeated
 from accounting.pld import pld_epsilon, quick_interval
-from accounting.rdp import rdp_epsilon
+from accounting.rdp import WHOLE_ORDERS, rdp_epsilon
 from accounting.units import Budget
 
 SMALLEST_NOISE_MULTIPLIER = 0.05
@@ -81,8 +81,8 @@ def calibrate_noise_multiplier(
 
 
 def _quick_pld(spends: Sequence[Repeated], delta: float) -> float:
-    interval = quick_interval(spends, rdp_epsilon(spends, delta))
-    return pld_epsilon(spends, delta, interval=interval)
+    interval = quick_interval(spends, rdp_epsilon(spends, delta, orders=WHOLE_ORDERS))
+    return pld_epsilon(spends, delta, interval=interval, orders=WHOLE_ORDERS)
 
 
 def _search(price: Price, budget: Budget, tolerance: float) -> float:

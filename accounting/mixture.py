@@ -3,8 +3,9 @@ r"""One-dimensional Gaussian mixtures: divergences that no closed form covers.
 A person with up to k sampled pairs shifts a sum by 0, 1, ... k clip norms, with binomial weights;
 a capped batch lets one record move another out. Both are pairs of mixtures of N(shift, z^2), and
 everything about them follows from the privacy loss L(x) = log p(x) - log q(x), which is increasing
-in x for the pairs made here. Hockey-stick divergences come from its inverse, Renyi divergences from
-the trapezoidal rule, which converges geometrically for such analytic integrands (Trefethen and
+in x for the pairs made here. Hockey-stick divergences come from its inverse, a closed form where
+one record alone shifts the sum and Newton steps elsewhere; Renyi divergences come from the
+trapezoidal rule, which converges geometrically for such analytic integrands (Trefethen and
 Weideman 2014).
 """
 
@@ -60,19 +61,26 @@ class Mixture:
 
     def survival(self, x: Array) -> Array:
         """Return P[X > x], same shape as `x`."""
-        parts = [
-            weight * special.ndtr((shift - x) / self.noise)
-            for shift, weight in zip(self.shifts, self.weights, strict=True)
-        ]
-        return np.asarray(np.sum(parts, axis=0))
+        return np.exp(self.log_survival(x))
 
     def cumulative(self, x: Array) -> Array:
         """Return P[X <= x], same shape as `x`."""
-        parts = [
-            weight * special.ndtr((x - shift) / self.noise)
-            for shift, weight in zip(self.shifts, self.weights, strict=True)
-        ]
-        return np.asarray(np.sum(parts, axis=0))
+        return np.exp(self.log_cumulative(x))
+
+    def log_survival(self, x: Array) -> Array:
+        """Return log P[X > x], same shape as `x`; exact where the probability underflows."""
+        return self._log_tail(x, -1.0)
+
+    def log_cumulative(self, x: Array) -> Array:
+        """Return log P[X <= x], same shape as `x`; exact where the probability underflows."""
+        return self._log_tail(x, 1.0)
+
+    def _log_tail(self, x: Array, sign: float) -> Array:
+        total: Array = np.full(x.shape, -math.inf)
+        for shift, weight in zip(self.shifts, self.weights, strict=True):
+            part = special.log_ndtr(sign * (x - shift) / self.noise) + math.log(weight)
+            total = np.logaddexp(total, part)
+        return total
 
 
 def sampled_group(group_size: int, sample_rate: float, noise: float) -> tuple[Mixture, Mixture]:
@@ -124,8 +132,8 @@ def hockey_sticks(pair: tuple[Mixture, Mixture], interval: float) -> tuple[int, 
         part = slice(start, min(start + _CHUNK, forward.size))
         epsilon = np.arange(first + part.start, first + part.stop) * interval
         x = _inverse_loss(pair, epsilon, ends)
-        forward[part] = p.survival(x) - np.exp(epsilon) * q.survival(x)
-        backward[part] = q.cumulative(x) - np.exp(-epsilon) * p.cumulative(x)
+        forward[part] = p.survival(x) - np.exp(epsilon + q.log_survival(x))
+        backward[part] = q.cumulative(x) - np.exp(p.log_cumulative(x) - epsilon)
     # The backward deltas belong to -epsilon; read from the end they ascend again.
     return first, _as_deltas(forward), -last, _as_deltas(backward[::-1])
 
@@ -185,6 +193,8 @@ def _log_sum(exponents: Array) -> float:
 def _inverse_loss(pair: tuple[Mixture, Mixture], epsilon: Array, ends: Array) -> Array:
     """Return x with loss(x) = epsilon, by Newton steps kept inside a shrinking bracket."""
     p, q = pair
+    if q.shifts == (0.0,) and p.shifts in ((1.0,), (0.0, 1.0)):
+        return _inverse_loss_of_one(p.weights[-1], p.noise, epsilon)
     low = np.full(epsilon.shape, ends[0])
     high = np.full(epsilon.shape, ends[1])
     table = np.linspace(ends[0], ends[1], 4097)
@@ -203,6 +213,18 @@ def _inverse_loss(pair: tuple[Mixture, Mixture], epsilon: Array, ends: Array) ->
             return moved
         x = moved
     return x
+
+
+def _inverse_loss_of_one(sample_rate: float, noise: float, epsilon: Array) -> Array:
+    """Return x with log(1 - q + q exp((2 x - 1) / (2 z^2))) = epsilon, -inf where none has."""
+    if sample_rate == 1:
+        return np.asarray(noise**2 * epsilon + 0.5)
+    # Near zero 1 - q and exp(epsilon) nearly cancel; far above, the exponential overflows.
+    near, far = np.minimum(epsilon, 1.0), np.maximum(epsilon, 1.0)
+    with np.errstate(divide="ignore"):
+        low = np.log1p(np.maximum(np.expm1(near) / sample_rate, -1.0))
+    high = far + np.log1p((sample_rate - 1) * np.exp(-far)) - math.log(sample_rate)
+    return np.asarray(noise**2 * np.where(epsilon < 1, low, high) + 0.5)
 
 
 def _as_deltas(values: Array) -> Array:

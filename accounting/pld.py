@@ -2,11 +2,15 @@
 
 The distributions are built and composed by `dp_accounting`, with the connect-the-dots
 discretisation (Doroshenko et al. 2022), which is pessimistic: a coarser grid raises epsilon and
-never lowers it. Both directions of each dominating pair are kept, and the worse one counts.
+never lowers it. Both directions of each dominating pair are kept, and the worse one counts. The
+deltas to be connected are computed by `mixture`, all at once; the library computes the same ones
+singly.
 
 Cost grows with the width of the distribution over the grid step, so the step follows the size of
-epsilon, and beyond `PLD_CEILING_EPSILON` and `PLD_CEILING_RELEASES` (far outside any useful
-guarantee) an analytic bound takes over: still a valid upper bound, just a looser one.
+epsilon: the grid raises epsilon by a small multiple of (releases) * step^2, and where epsilon is
+not small the step is as long as that stays below a hundred-thousandth of it. Beyond
+`PLD_CEILING_EPSILON` and `PLD_CEILING_RELEASES` (far outside any useful guarantee) an analytic
+bound takes over: still a valid upper bound, just a looser one.
 
 Convolutions are powers of a Fourier transform, and its rounding is spread over all losses, also
 where the true mass is far below it. One transform of n numbers is off by 0.6 u sqrt(log2 n) of
@@ -40,8 +44,8 @@ from accounting.events import (
     Repeated,
     UnprotectedRelease,
 )
-from accounting.mixture import hockey_sticks, sampled_group
-from accounting.rdp import rdp_epsilon
+from accounting.mixture import Mixture, hockey_sticks, sampled_group
+from accounting.rdp import RDP_ORDERS, rdp_epsilon
 from accounting.units import Adjacency, require_delta
 
 CERTIFIED_INTERVAL = 1e-4
@@ -49,6 +53,8 @@ PLD_CEILING_EPSILON = 20_000.0
 PLD_CEILING_RELEASES = 1_000_000
 ROUNDING_PER_RELEASE = 2.0**-49
 _STEPS_PER_EPSILON = 2e5  # the grid never needs to be finer than epsilon / this
+_SMALLEST_ROUGH_EPSILON = 1.0  # below it a rarely sampled release would lose more
+_CERTIFIED_ERROR = 1e-6  # (releases) * step^2 over epsilon; the true excess is a few times that
 _LARGEST_GRID = 5e5  # points of the distribution of one release
 _TAIL_STDDEVS = 10.0
 _QUICK_DOUBLINGS = 3  # the quick grid is at most 8 times coarser than the certified one
@@ -68,20 +74,23 @@ def pld_epsilon(
     *,
     adjacency: Adjacency = Adjacency.ZERO_OUT,
     interval: float = CERTIFIED_INTERVAL,
+    orders: tuple[float, ...] = RDP_ORDERS,
 ) -> float:
     """Return an upper bound on epsilon of everything in `spends`, composed on one record.
 
-    The grid step is `interval`, or epsilon / 2e5 where that is larger (or larger still where one
-    release alone has losses over a huge range). Compositions without any sampling are priced in
-    closed form. Where both the analytic bound of `closed_form` and RDP exceed
-    `PLD_CEILING_EPSILON`, or there are more than `PLD_CEILING_RELEASES` releases, or delta is not
-    twice what rounding may hide, the smaller of the two is returned instead of a PLD.
+    The grid step is `interval`, or larger where that raises epsilon by less than a
+    hundred-thousandth of it (or larger still where one release alone has losses over a huge
+    range). Compositions without any sampling are priced in closed form. Where both the analytic
+    bound of `closed_form` and RDP exceed `PLD_CEILING_EPSILON`, or there are more than
+    `PLD_CEILING_RELEASES` releases, or delta is not twice what rounding may hide, the smaller of
+    the two is returned instead of a PLD.
 
     Args:
         spends: what was released; an empty sequence costs nothing.
         delta: failure probability, in (0, 1).
         adjacency: zero-out (both directions), or replace-one.
         interval: smallest grid step of the discretised privacy loss.
+        orders: Renyi orders of the RDP bound, which epsilon never exceeds.
 
     Returns:
         epsilon >= 0; infinite if anything was released without noise.
@@ -95,7 +104,7 @@ def pld_epsilon(
     Reference: Koskela et al. (2020); Doroshenko et al. (2022).
     """
     require_delta(delta)
-    return _cached_epsilon(grouped(spends), delta, adjacency, interval)
+    return _cached_epsilon(grouped(spends), delta, adjacency, interval, orders)
 
 
 def quick_interval(spends: Sequence[Repeated], epsilon_bound: float) -> float:
@@ -138,7 +147,11 @@ def grouped(spends: Iterable[Repeated]) -> tuple[Repeated, ...]:
 
 @lru_cache(maxsize=_CACHED_EPSILONS)
 def _cached_epsilon(
-    spends: tuple[Repeated, ...], delta: float, adjacency: Adjacency, interval: float
+    spends: tuple[Repeated, ...],
+    delta: float,
+    adjacency: Adjacency,
+    interval: float,
+    orders: tuple[float, ...],
 ) -> float:
     if any(isinstance(spend.event, UnprotectedRelease) for spend in spends):
         return math.inf
@@ -146,7 +159,7 @@ def _cached_epsilon(
     if all(isinstance(spend.event, GaussianRelease) for spend in spends):
         return ceiling
     if adjacency is Adjacency.ZERO_OUT:
-        ceiling = min(ceiling, rdp_epsilon(spends, delta))
+        ceiling = min(ceiling, rdp_epsilon(spends, delta, orders=orders))
     if ceiling == 0:
         return 0.0
     releases = sum(spend.count for spend in spends)
@@ -154,12 +167,24 @@ def _cached_epsilon(
     if ceiling > PLD_CEILING_EPSILON or releases > PLD_CEILING_RELEASES or hidden > delta / 2:
         return ceiling
     widest = max(_loss_width(spend.event, adjacency) for spend in spends)
-    step = _grid_step(max(ceiling / _STEPS_PER_EPSILON, widest / _LARGEST_GRID), interval)
+    finest = max(ceiling / _STEPS_PER_EPSILON, widest / _LARGEST_GRID)
+    rough = max(finest, math.sqrt(_CERTIFIED_ERROR * ceiling / releases))
+    epsilon = 0.0
+    if ceiling >= _SMALLEST_ROUGH_EPSILON:
+        epsilon = _composed(spends, adjacency, _grid_step(rough, interval), delta - hidden)
+    if epsilon < _SMALLEST_ROUGH_EPSILON:
+        epsilon = _composed(spends, adjacency, _grid_step(finest, interval), delta - hidden)
+    return min(ceiling, epsilon)
+
+
+def _composed(
+    spends: tuple[Repeated, ...], adjacency: Adjacency, step: float, delta: float
+) -> float:
     total: Any = None
     for spend in spends:
         part = _distribution(spend.event, adjacency, step).self_compose(spend.count)
         total = part if total is None else total.compose(part)
-    return min(ceiling, max(0.0, float(total.get_epsilon_for_delta(delta - hidden))))
+    return max(0.0, float(total.get_epsilon_for_delta(delta)))
 
 
 def _grid_step(wanted: float, interval: float) -> float:
@@ -185,9 +210,12 @@ def _distribution(event: Event, adjacency: Adjacency, step: float) -> Any:
     """Return the discretised privacy-loss distribution of one sampled release."""
     match event:
         case PoissonGaussianRelease() | GaussianRelease():
+            sample_rate = getattr(event, "sample_rate", 1.0)
+            if adjacency is Adjacency.ZERO_OUT:
+                return _of_mixtures(sampled_group(1, sample_rate, event.noise_multiplier), step)
             return privacy_loss_distribution.from_gaussian_mechanism(
                 standard_deviation=event.noise_multiplier,
-                sampling_prob=getattr(event, "sample_rate", 1.0),
+                sampling_prob=sample_rate,
                 value_discretization_interval=step,
                 neighboring_relation=_NEIGHBOURS[adjacency],
             )
@@ -202,11 +230,15 @@ def _distribution(event: Event, adjacency: Adjacency, step: float) -> Any:
             )
         case GroupPoissonGaussianRelease() if adjacency is Adjacency.ZERO_OUT:
             pair = sampled_group(event.group_size, event.sample_rate, event.noise_multiplier)
-            first, remove, first_added, add = hockey_sticks(pair, step)
-            return privacy_loss_distribution.PrivacyLossDistribution(
-                _connected(first, remove, step), _connected(first_added, add, step)
-            )
+            return _of_mixtures(pair, step)
     raise UnsupportedMechanism(event, f"PLD does not price it under {adjacency} adjacency")
+
+
+def _of_mixtures(pair: tuple[Mixture, Mixture], step: float) -> Any:
+    first, remove, first_added, add = hockey_sticks(pair, step)
+    return privacy_loss_distribution.PrivacyLossDistribution(
+        _connected(first, remove, step), _connected(first_added, add, step)
+    )
 
 
 def _connected(first: int, deltas: NDArray[np.float64], step: float) -> Any:
