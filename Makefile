@@ -1,6 +1,8 @@
 # Every target installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most modules of torch and transformers are never imported: those that are compile themselves then.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -12,9 +14,9 @@ help: ## show this list
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,flower,tensorboard]'
+	$(INSTALL) --upgrade pip setuptools
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[dev,flower,tensorboard]'
 	@touch $@
 
 setup: .venv/.ready ## install into .venv (constraints.txt pins every version)
@@ -29,7 +31,7 @@ experiments: setup ## the paper's laws, measured: table, figures, pass condition
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments --out runs/experiments
 
 site: setup ## documentation as a site, in site/: guides, interface, threats, wire
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(INSTALL) --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: setup lint types arch ## everything CI runs

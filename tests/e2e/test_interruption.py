@@ -60,12 +60,12 @@ def kill_at(config, kind, number, phase=""):
 @pytest.mark.parametrize(
     ("kind", "number", "phase", "lost"),
     [
-        ("RoundStarted", 2, "", {2}),
-        ("PhaseClosed", 2, "MaskedInput", {2}),
         ("PhaseClosed", 2, "Unmask", {2}),
         ("RoundFinished", 2, "", set()),
         ("RoundStarted", 1, "", {1}),
-        ("RoundFinished", 0, "", set()),
+        pytest.param("RoundStarted", 2, "", {2}, marks=pytest.mark.slow),
+        pytest.param("PhaseClosed", 2, "MaskedInput", {2}, marks=pytest.mark.slow),
+        pytest.param("RoundFinished", 0, "", set(), marks=pytest.mark.slow),
     ],
 )
 def test_kill_9_then_resume(tmp_path, kind, number, phase, lost):

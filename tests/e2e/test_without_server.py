@@ -108,7 +108,10 @@ def test_the_baseline_has_no_epsilon(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "number", "phase", "lost"),
-    [("PhaseClosed", 2, "Acknowledge", {2}), ("RoundFinished", 2, "", set())],
+    [
+        ("PhaseClosed", 2, "Acknowledge", {2}),
+        pytest.param("RoundFinished", 2, "", set(), marks=pytest.mark.slow),
+    ],
 )
 def test_kill_9_then_resume(tmp_path, kind, number, phase, lost):
     folder = tmp_path / "run"
