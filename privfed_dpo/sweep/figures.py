@@ -78,6 +78,11 @@ def sweep_figures(results: SweepResults) -> tuple[SweepFigure, ...]:
     return tuple(figure for figure in figures if figure is not None)
 
 
+def settings_table(results: SweepResults) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Headings and rows of what every setting reached, for a sweep in which nothing is drawn."""
+    return _Drawn(results).everything()
+
+
 def setting_name(setting: Setting, keys: Sequence[str]) -> str:
     """A setting in words: its label, or its swept values."""
     if setting.label:
@@ -127,6 +132,10 @@ class _Drawn:
             ),
             **self._table([*self._private, *self._compared()], self._arms()),
         )
+
+    def everything(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+        table = self._table(self._settings, self._arms())
+        return table["heads"], table["rows"]
 
     def pareto(self) -> SweepFigure | None:
         if not self._private:

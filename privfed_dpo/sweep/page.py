@@ -18,7 +18,7 @@ from privfed_dpo.observe.quantities import (
     format_share,
 )
 from privfed_dpo.report.templates import fill_page
-from privfed_dpo.sweep.figures import OBJECTIVES, SweepFigure, value_layout
+from privfed_dpo.sweep.figures import OBJECTIVES, SweepFigure, settings_table, value_layout
 from privfed_dpo.sweep.price import PRICE_HEADS, own_epsilon, price_rows
 from privfed_dpo.sweep.records import RunRecord
 from privfed_dpo.sweep.results import SweepResults, settings
@@ -55,6 +55,7 @@ def render_sweep_page(results: SweepResults, figures: Sequence[SweepFigure]) -> 
         }
         for figure in figures
     ]
+    heads, rows = settings_table(results)
     return fill_page(
         "sweep.html",
         beside=Path(__file__).parent,
@@ -66,8 +67,10 @@ def render_sweep_page(results: SweepResults, figures: Sequence[SweepFigure]) -> 
         price=results.price,
         price_heads=PRICE_HEADS,
         price_rows=price_rows(results.price) if results.price else [],
-        unprotected=bool(results.price and results.price.unprotected_runs),
+        unprotected=any(run.attempts and not run.private for run in results.all_runs),
         figures=drawn,
+        setting_heads=heads,
+        setting_rows=rows,
         run_heads=RUN_HEADS,
         runs=[_run_row(run) for run in results.runs],
         failed=[(run.name, run.result) for run in results.failed],
@@ -84,10 +87,10 @@ def _tiles(results: SweepResults) -> list[tuple[str, str]]:
     return [
         ("runs", str(len(results.runs))),
         ("settings", str(len(settings(results.runs)))),
-        (f"best {OBJECTIVES[results.objective]}", layout(value)),
+        (f"best {OBJECTIVES[results.objective]}, private", layout(value)),
         (
             "its own epsilon",
-            format_epsilon(own_epsilon(best, Adversary.COALITION) if best else None),
+            format_epsilon(own_epsilon(best, Adversary.COALITION)) if best else UNKNOWN,
         ),
         (
             "epsilon of choosing it",

@@ -174,3 +174,16 @@ def test_an_empty_sweep_has_a_page():
     page = page_of(results_of([waiting]))
     assert "unfinished" in page
     assert "nothing to draw" in page
+
+
+def test_a_sweep_without_privacy_shows_what_its_settings_reached():
+    runs = [ended(f"free-{seed}", 0.9 + seed / 50, epsilon=None, seed=seed) for seed in (0, 1)]
+    results = results_of(runs, swept=("federation.rounds",))
+    assert sweep_figures(results) == ()
+    page = page_of(results)
+    assert "nothing to draw" not in page
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert "none 90.0 %, 92.0 % 91.0 % 90.0 % 92.0 %" in words
+    assert "best held-out accuracy, private –" in words
+    assert "its own epsilon –" in words, "no run is no run without a bound"
+    assert "added no noise" in words
