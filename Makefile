@@ -1,7 +1,8 @@
 # Every target installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# Most modules of torch and transformers are never imported: those that are compile themselves then.
+# Most modules of torch and transformers are never imported: setup compiles those that are, once.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
@@ -17,6 +18,7 @@ help: ## show this list
 	$(INSTALL) --upgrade pip setuptools
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[dev,flower,tensorboard]'
+	$(BIN)/python -c 'import privfed_dpo.lifecycle'
 	@touch $@
 
 setup: .venv/.ready ## install into .venv (constraints.txt pins every version)

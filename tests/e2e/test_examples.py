@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[2]
-QUICK = ("federation.rounds=2", "model.warmup_steps=20", "run.threads=1")
+QUICK = (
+    "federation.rounds=2",
+    "model.warmup_steps=20",
+    "evaluation.curvature_products=0",
+    "run.threads=1",
+)
 BLOCK = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
