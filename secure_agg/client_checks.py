@@ -9,7 +9,7 @@ from secure_agg.client_states import Member, RoundSecrets
 from secure_agg.codec import encode_body, signed_bytes
 from secure_agg.errors import AuthenticationFailed, InconsistentView, MalformedMessage
 from secure_agg.kdf import DIGEST_BYTES
-from secure_agg.keys import verify_signature
+from secure_agg.keys import is_canonical, verify_signature
 from secure_agg.messages import Advertisement, Roster
 from secure_agg.params import ProtocolParams
 from secure_agg.phases import Kind
@@ -81,7 +81,14 @@ def check_neighbours(
             signature=entry.signature,
             phase=Phase.SHARE_KEYS,
         )
-        owners = {seen[key] for key in (keys.mask_public, keys.seal_public) if key in seen}
+        offered = (keys.mask_public, keys.seal_public)
+        if not all(map(is_canonical, offered)):
+            raise InconsistentView(
+                "the server forwards an advertised key that is not canonical",
+                culprits=(SERVER, client),
+                phase=Phase.SHARE_KEYS,
+            )
+        owners = {seen[key] for key in offered if key in seen}
         if keys.mask_public == keys.seal_public or owners:
             raise InconsistentView(
                 "the server forwards an advertised key that is used twice",

@@ -18,7 +18,13 @@ from secure_agg.client_states import (
     Ready,
 )
 from secure_agg.codec import Frame
-from secure_agg.errors import LocalProtocolError, RemoteProtocolError, SecAggError, SessionFailed
+from secure_agg.errors import (
+    LocalProtocolError,
+    RemoteProtocolError,
+    SecAggError,
+    SessionFailed,
+    without_trace,
+)
 from secure_agg.inbound import open_request, parse
 from secure_agg.keys import IdentityKey
 from secure_agg.messages import Roster, ShareDelivery, Survivors, UnmaskRequest
@@ -34,7 +40,8 @@ class ClientSession:
     in `params` is the one enrolled, not one the server sent along.
 
     Guarantee: whatever the server sends, each peer's secrets are revealed at most once and only one
-    of the two, after the check of docs/SPEC.md; after any violation the session is dead.
+    of the two, after the check of docs/SPEC.md; after any violation the session is dead and holds
+    no secret. The error it raises then does, in its traceback: let go of it.
     """
 
     def __init__(
@@ -134,7 +141,7 @@ class ClientSession:
             frame = open_request(data, self._params, exchange, self._client_id)
             self._state, reply = self._step(state, frame, exchange, vector)
         except RemoteProtocolError as error:
-            self._state = error
+            self._state = without_trace(error)
             raise
         return reply
 

@@ -106,8 +106,8 @@ def decode_frame(data: bytes, *, limit_bytes: int) -> Frame:
         limit_bytes: refuse anything longer before looking inside.
 
     Raises:
-        MalformedMessage: too long, not a frame, foreign version, unknown kind, or not the one
-            encoding of its content.
+        MalformedMessage: too long, not a frame, foreign version, unknown kind, signed by the server
+            or not by a client, or not the one encoding of its content.
     """
     if len(data) > limit_bytes:
         raise MalformedMessage(f"{len(data)} bytes exceed the limit of {limit_bytes}")
@@ -119,8 +119,10 @@ def decode_frame(data: bytes, *, limit_bytes: int) -> Frame:
         raise MalformedMessage(f"protocol version {frame.version}, this side speaks {VERSION}")
     if frame.kind not in _KINDS:
         raise MalformedMessage(f"unknown message kind {frame.kind}")
-    if len(frame.signature) not in (0, SIGNATURE_BYTES):
-        raise MalformedMessage(f"a signature of {len(frame.signature)} bytes")
+    if len(frame.signature) != (SIGNATURE_BYTES if frame.kind % 2 else 0):
+        raise MalformedMessage(
+            f"a signature of {len(frame.signature)} bytes; clients sign, the server does not"
+        )
     prefix = _prefix(
         Kind(frame.kind),
         frame.round_digest,

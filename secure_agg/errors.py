@@ -15,6 +15,20 @@ class SecAggError(Exception):
     advice: str = ""
 
 
+def without_trace(error: SecAggError) -> SecAggError:
+    """The same error, for keeping: one that was raised holds the frames it passed, secrets and all.
+
+    Args:
+        error: as it was raised.
+
+    Returns:
+        A twin of the same type, text and attributes, with neither traceback nor cause.
+    """
+    twin = type(error).__new__(type(error), *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin
+
+
 class InvalidParams(SecAggError, ValueError):
     """The parameters can give no safe round; lists every problem found.
 

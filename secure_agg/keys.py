@@ -15,6 +15,7 @@ from secure_agg.types import Culprit, Entropy, Phase
 PUBLIC_KEY_BYTES: Final = 32
 PRIVATE_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+_FIELD_ORDER: Final = 2**255 - 19
 
 
 def draw(entropy: Entropy, length_bytes: int) -> bytes:
@@ -132,6 +133,15 @@ class AgreementKey:
             return self._private.exchange(X25519PublicKey.from_public_bytes(peer_public))
         except ValueError as error:
             raise AuthenticationFailed("the peer's X25519 key is degenerate") from error
+
+
+def is_canonical(public: bytes) -> bool:
+    """Whether an X25519 public key is the one encoding of its coordinate (RFC 7748, section 5).
+
+    X25519 ignores the highest bit and reduces the rest, so that a key has a second spelling, which
+    would pass for a key that nobody has advertised.
+    """
+    return int.from_bytes(public, "little") < _FIELD_ORDER
 
 
 def is_degenerate(public: bytes) -> bool:

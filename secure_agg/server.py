@@ -13,7 +13,7 @@ import numpy as np
 from secure_agg.codec import encode_body
 from secure_agg.errors import InconsistentView, MalformedMessage, RoundAborted
 from secure_agg.kdf import DIGEST_BYTES
-from secure_agg.keys import is_degenerate
+from secure_agg.keys import is_canonical, is_degenerate
 from secure_agg.messages import (
     Advertisement,
     Body,
@@ -61,8 +61,8 @@ def admit_keys(
     """Keep advertised keys that are sound and nobody else's.
 
     Raises:
-        InconsistentView: a key is degenerate or already used in this round. Of two clients with
-            one key both are named: whoever copied may have been the faster one.
+        InconsistentView: a key is degenerate, not canonical or already used in this round. Of two
+            clients with one key both are named: whoever copied may have been the faster one.
     """
     used = {
         key: other
@@ -77,9 +77,11 @@ def admit_keys(
             culprits=tuple(sorted({sender, *owners})),
             phase=Phase.ADVERTISE_KEYS,
         )
-    if any(is_degenerate(key) for key in offered):
+    if any(is_degenerate(key) or not is_canonical(key) for key in offered):
         raise InconsistentView(
-            "an advertised key is degenerate", culprits=(sender,), phase=Phase.ADVERTISE_KEYS
+            "an advertised key is degenerate or not canonical",
+            culprits=(sender,),
+            phase=Phase.ADVERTISE_KEYS,
         )
     return SignedKeys(message, signature)
 

@@ -8,7 +8,8 @@ ledger holds what that costs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from privfed_dpo.deployment.roster import Roster
 from privfed_dpo.engine.client import ClientRefused, FederatedClient
 from privfed_dpo.engine.contribution import Contributor
 from privfed_dpo.engine.control_variates import ControlVariate
+from privfed_dpo.engine.invitations import invitation_message
 from privfed_dpo.engine.messages import (
     START,
     Envelope,
@@ -42,10 +44,14 @@ from privfed_dpo.engine.messages import (
     encode,
 )
 from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.enrolment import signed_by
 from privfed_dpo.errors import ConfigError
 from privfed_dpo.inputs import Inputs
 from privfed_dpo.mechanism.keystream import Entropy, StreamIssuer
 from secure_agg import IdentityKey, Phase
+
+_ABANDONED_SECONDS = 600.0
+"""A round is taken to be over if nothing more came of it for the default of the longest phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class Member:
         pairs: its data.
         entropy: source of noise, sampling and protocol keys.
         journal: told what it does.
+        clock: seconds, monotonic.
 
     Raises:
         ConfigError: the roster does not know this name, key or number of pairs.
@@ -82,6 +89,7 @@ class Member:
         pairs: tuple[PreferencePair, ...],
         entropy: Entropy,
         journal: Journal,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         _require_enrolled(policy.name, roster, identity, len(pairs))
         self._policy = policy
@@ -90,7 +98,9 @@ class Member:
         self._pairs = pairs
         self._entropy = entropy
         self._journal = journal
+        self._clock = clock
         self._joined: _Joined | None = None
+        self._answered = 0.0
         self._books = OwnLedgers(
             Path(policy.state) / "runs",
             name=policy.name,
@@ -115,10 +125,11 @@ class Member:
         if is_offer(data):
             return self._join(decode(data, Offer))
         envelope = decode_envelope(data)
-        joined = self._run(envelope.run_id)
+        joined = self._run(envelope)
         if envelope.step == START:
             return self._begin_round(joined, envelope, data)
         reply = joined.client.handle(data)
+        self._answered = self._clock()
         if envelope.step == Phase.MASKED_INPUT.value:
             self._keep_control(joined)
         self._journal("answered", round=envelope.round, step=envelope.step, bytes=len(reply))
@@ -133,6 +144,7 @@ class Member:
         invited = [names[number] for number in cohort]
         self._books.require_room(joined.run_id, envelope.round, invited)
         reply = joined.client.handle(data)
+        self._answered = self._clock()
         spent = self._books.book(joined.run_id, envelope.round, invited)
         if not joined.plan.secure_aggregation:
             self._keep_control(joined)
@@ -154,19 +166,42 @@ class Member:
             raise ClientRefused("the offer is not signed by the enrolled coordinator")
         document = read_document(offer.document)
         if self._joined is None or self._joined.run_id != document.run_id:
+            self._require_idle()
             self._joined = self._open(document, offer.document)
         elif self._books.document(document.run_id) != offer.document:
             raise ClientRefused("this run was joined before, under another description")
         return encode(sign_joined(offer, self._policy.name, self._identity))
 
-    def _run(self, run_id: bytes) -> _Joined:
-        """The run a message belongs to; one that was joined before a restart is opened again."""
-        if self._joined is None or self._joined.run_id != run_id:
-            kept = self._books.document(run_id)
-            if kept is None:
-                raise ClientRefused("the message belongs to a run that was not joined")
-            self._joined = self._open(read_document(kept), kept)
+    def _run(self, envelope: Envelope) -> _Joined:
+        """The run a message belongs to.
+
+        One that was joined before is opened again, in the place of the one that is open, only for a
+        new round that the enrolled coordinator begins: no other message has a use there.
+        """
+        run_id = envelope.run_id
+        if self._joined is not None and self._joined.run_id == run_id:
+            return self._joined
+        kept = self._books.document(run_id)
+        if kept is None:
+            raise ClientRefused("the message belongs to a run that was not joined")
+        if envelope.step != START or envelope.round <= self._books.last_round(run_id):
+            raise ClientRefused(f"round {envelope.round} is not open here")
+        start = decode(envelope.payload, RoundStart)
+        message = invitation_message(run_id, envelope.round, start)
+        if not signed_by(self._roster.coordinator, message, start.signature):
+            raise ClientRefused("the invitation is not signed by the enrolled coordinator")
+        self._require_idle()
+        self._joined = self._open(read_document(kept), kept)
         return self._joined
+
+    def _require_idle(self) -> None:
+        """Refuse another run while a round of this one is booked and can still be finished."""
+        if (
+            self._joined is not None
+            and self._joined.client.under_way
+            and self._clock() - self._answered < _ABANDONED_SECONDS
+        ):
+            raise ClientRefused("a round of another run is under way here; ask again after it")
 
     def _open(self, document: RunDocument, encoded: bytes) -> _Joined:
         """Check a run against roster and policy, then load the model and open the books."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from privfed_dpo.deployment.joining import NONCE_BYTES, Joined, Offer, joined_by, sign_offer
@@ -21,6 +21,8 @@ _ANSWER_SECONDS = 20.0
 """Longest wait for the relay to say who is there; no round is booked on older news."""
 _RETRY_SECONDS = 15.0
 """Pause between two offers to a node that did not join."""
+_SILENT_SECONDS = 5.0
+"""Longest wait for a node that let an offer pass before: one that has its model answers at once."""
 
 
 @dataclass(slots=True)
@@ -54,11 +56,13 @@ class Reception:
     clock: Callable[[], float] = time.monotonic
     _greeted: set[str] = field(default_factory=set)
     _given_up: set[str] = field(default_factory=set)
+    _silent: set[str] = field(default_factory=set)
 
     def await_cohort(self, round_number: int, names: Sequence[str]) -> None:
         """Return once the round can begin: everybody is there, or enough after some waiting.
 
-        A client that was waited for in vain is not waited for again until it has come back.
+        A client that was waited for in vain is not waited for again until it has come back, and
+        nobody else is waited for once the whole cohort is there.
 
         Raises:
             RunAborted: too few came. Nothing of this round was spent.
@@ -70,8 +74,9 @@ class Reception:
                 asked_again = self.clock()
                 self._greeted &= set(self.carrier.addresses.values())
             self.carrier.look(_ANSWER_SECONDS)
-            self._greet()
-            missing = [name for name in names if not self._present(name)]
+            if self._missing(names):
+                self._greet(names)
+            missing = self._missing(names)
             waited = self.clock() - begun
             if set(missing) <= self._given_up and self._enough(names, missing):
                 return
@@ -90,23 +95,40 @@ class Reception:
     def _enough(self, names: Sequence[str], missing: Sequence[str]) -> bool:
         return len(names) - len(missing) >= min(self.threshold, len(names))
 
+    def _missing(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if not self._present(name)]
+
     def _present(self, name: str) -> bool:
         number = self.roster.names.index(name)
         return self.carrier.addresses.get(number) in self.carrier.members
 
-    def _greet(self) -> None:
+    def _greet(self, names: Sequence[str]) -> None:
         """Offer the run to every node that has not joined; see _RETRY_SECONDS."""
         new = self.carrier.members - self._greeted
         if not new:
             return
         self._greeted |= new
         offer = sign_offer(self.document, self.identity, self.entropy(NONCE_BYTES))
+        heard: set[str] = set()
+
+        def complete(replies: Mapping[str, bytes]) -> bool:
+            for address in replies.keys() - heard:
+                self._admit(address, replies[address], offer)
+            heard.update(replies)
+            return not self._missing(names)
+
         replies = self.carrier.send(
-            dict.fromkeys(sorted(new), encode(offer)), round_number=0, step=JOIN, numbers={}
+            dict.fromkeys(sorted(new), encode(offer)),
+            round_number=0,
+            step=JOIN,
+            numbers={},
+            seconds=_SILENT_SECONDS if new <= self._silent else None,
+            enough=complete,
         )
-        for address, data in replies.items():
-            self._admit(address, data, offer)
-        for address in new - replies.keys():
+        if complete(replies):
+            return
+        self._silent = (self._silent | new) - heard
+        for address in new - heard:
             self.journal("did not join", node=address)
 
     def _admit(self, address: str, data: bytes, offer: Offer) -> None:

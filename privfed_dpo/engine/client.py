@@ -104,6 +104,11 @@ class FederatedClient:
         return self._contributor.client
 
     @property
+    def under_way(self) -> bool:
+        """Whether a round has begun here that is neither done nor failed."""
+        return self._session is not None and self._session.awaiting is not None
+
+    @property
     def _plan(self) -> RunPlan:
         return self._contributor.plan
 
@@ -131,6 +136,9 @@ class FederatedClient:
             raise ClientRefused(
                 f"round {envelope.round} is not open here; the last one was {self._last_round}"
             )
+        awaiting = self._session.awaiting
+        if awaiting is not None and envelope.step != awaiting.value:
+            raise ClientRefused(f"{envelope.step} was asked where {awaiting.value} is due")
         payload = self._continue(self._session, envelope)
         return self._reply(envelope, envelope.step, payload, self._receipt(self._session))
 

@@ -22,6 +22,9 @@ import msgspec
 MARK = b"PFD1"
 HEADER_BYTES = len(MARK) + 8
 MAX_FRAME_BYTES = 1 << 31
+MAX_REASON_CHARACTERS = 1000
+"""What people get to read of a reason; a node may send more, and it would all go into the log."""
+
 _CHUNK_BYTES = 1 << 20
 _BACKLOG = 16
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from privfed_dpo.engine.exchange import Exchange
 from privfed_dpo.wire.frames import (
+    MAX_REASON_CHARACTERS,
     BadFrame,
     Deliver,
     Failed,
@@ -25,6 +26,9 @@ from privfed_dpo.wire.frames import (
 )
 
 _CHUNK_BYTES = 1 << 20
+_FAREWELL_SECONDS = 1.0
+_SHORTEST_SECONDS = 0.001
+"""A time-out of zero would mean: do not wait at all."""
 _AROUND_BYTES = 1 << 20
 """Room around a reply in a frame, and for the list of members."""
 
@@ -137,6 +141,8 @@ class RelayCarrier:
         round_number: int,
         step: str,
         numbers: Mapping[str, int],
+        seconds: float | None = None,
+        enough: Callable[[Mapping[str, bytes]], bool] = lambda _replies: False,
     ) -> dict[str, bytes]:
         """Send one message to each address and wait for the replies, or for the deadline.
 
@@ -145,35 +151,43 @@ class RelayCarrier:
             round_number: for the books.
             step: decides the deadline.
             numbers: for the books: client number by address, where it is known.
+            seconds: longest wait; None takes the step's deadline.
+            enough: told the replies so far whenever there is news; waiting ends when it says so.
 
         Returns:
             Replies by address.
         """
-        seconds = self._deadline_seconds(step)
+        if seconds is None:
+            seconds = self._deadline_seconds(step)
         self._begun = self._clock()
         self._awaited = {}
+        until = self._begun + seconds
         for address, data in messages.items():
             self._tickets += 1
             self._awaited[self._tickets] = _Awaited(address)
-            self._post(Deliver(self._tickets, address, seconds, self._max_reply_bytes, data))
-        until = self._begun + seconds
-        while any(letter.open for letter in self._awaited.values()) and self._clock() < until:
+            letter = Deliver(self._tickets, address, seconds, self._max_reply_bytes, data)
+            self._post(letter, until - self._clock())
+        lost = "no answer in time"
+        while any(asked.open for asked in self._awaited.values()) and self._clock() < until:
             self._listen(until - self._clock())
+            if enough(_replies(self._awaited)):
+                lost = "not waited for any longer"
+                break
         taken, self._awaited = self._awaited, {}
-        for letter in taken.values():
+        for asked in taken.values():
             self._note(
                 Delivery(
                     round=round_number,
                     step=step,
-                    client=numbers.get(letter.address),
-                    address=letter.address,
-                    sent_bytes=len(messages[letter.address]),
-                    received_bytes=len(letter.data or b""),
-                    seconds=self._clock() - self._begun if letter.open else letter.seconds,
-                    lost="no answer in time" if letter.open else letter.lost,
+                    client=numbers.get(asked.address),
+                    address=asked.address,
+                    sent_bytes=len(messages[asked.address]),
+                    received_bytes=len(asked.data or b""),
+                    seconds=self._clock() - self._begun if asked.open else asked.seconds,
+                    lost=lost if asked.open else asked.lost,
                 )
             )
-        return {a.address: a.data for a in taken.values() if a.data is not None}
+        return _replies(taken)
 
     def look(self, seconds: float) -> None:
         """Have the relay look who can be reached now; nobody, if it does not say so in time.
@@ -184,7 +198,7 @@ class RelayCarrier:
         until, relay = self._clock() + seconds, self._relay
         self._tickets += 1
         self._asked = self._tickets
-        self._post(Look(self._asked))
+        self._post(Look(self._asked), seconds)
         while self._asked and self._relay is relay is not None and self._clock() < until:
             self._listen(until - self._clock())
         if self._asked:
@@ -197,19 +211,23 @@ class RelayCarrier:
     def finish(self) -> None:
         """Tell the relay that the run is over; then call `close`."""
         if self._relay is not None:
-            self._post(Finish())
+            self._post(Finish(), _FAREWELL_SECONDS)
 
     def close(self) -> None:
         """Hang up; the relay waits for a coordinator to come back."""
         self._hang_up("the coordinator stopped")
         self._selector.close()
 
-    def _post(self, frame: Deliver | Finish | Look) -> None:
+    def _post(self, frame: Deliver | Finish | Look, seconds: float) -> None:
+        """Hand a frame to the relay; one that does not take it in time is hung up on."""
         if self._relay is None:
             self._lose("no relay is connected")
             return
         try:
+            self._relay.settimeout(max(_SHORTEST_SECONDS, seconds))
             self._relay.sendall(encode_frame(frame))
+        except TimeoutError:
+            self._hang_up("the relay stopped reading")
         except OSError:
             self._hang_up("the relay went away")
 
@@ -254,7 +272,7 @@ class RelayCarrier:
             if isinstance(frame, Returned):
                 letter.data = frame.data
             else:
-                letter.lost = frame.reason
+                letter.lost = frame.reason[:MAX_REASON_CHARACTERS] or "no reason given"
 
     def _hang_up(self, reason: str) -> None:
         if self._relay is None:
@@ -270,3 +288,7 @@ class RelayCarrier:
         for letter in self._awaited.values():
             if letter.open:
                 letter.lost = reason
+
+
+def _replies(awaited: Mapping[int, _Awaited]) -> dict[str, bytes]:
+    return {letter.address: letter.data for letter in awaited.values() if letter.data is not None}

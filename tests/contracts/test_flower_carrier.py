@@ -80,6 +80,22 @@ def test_a_node_that_answers_anything_else_is_lost_and_named(why):
     assert "secret" not in lost[0].lost
 
 
+def test_a_refusal_of_any_length_costs_nobody_else_its_place():
+    """Longer than all that a relay may send at once, it would cut the line for everybody."""
+    from privfed_dpo.wire.flower.records import to_refusal
+
+    notes = []
+    handlers = dict.fromkeys((1, 2, 3), lambda data: data)
+
+    def instead(message):
+        return to_refusal("x" * 3_000_000) if message.metadata.dst_node_id == 2 else None
+
+    with flower_carrier(handlers, instead, note=notes.append, limit=1024) as carrier:
+        replies = carrier.exchange(Exchange(1, START, dict.fromkeys(handlers, b"x")))
+    assert dict(replies) == {1: b"x", 3: b"x"}
+    assert [note.lost for note in notes if note.lost] == ["x" * 1000]
+
+
 def test_a_node_without_its_client_process_is_lost():
     notes = []
     handlers = {1: lambda data: data, 2: lambda data: data}

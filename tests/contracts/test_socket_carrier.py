@@ -280,6 +280,74 @@ def test_of_any_number_of_answers_only_the_first_that_was_asked_for_counts(tmp_p
     assert [(note.received_bytes, note.lost) for note in notes] == [(5, "")]
 
 
+@pytest.mark.parametrize("deliver", ["send", "finish"])
+def test_a_relay_that_stops_reading_is_hung_up_on_at_the_deadline(tmp_path, deliver, monkeypatch):
+    """It is connected and stopped, so that nothing fails and its buffer fills up."""
+    monkeypatch.setattr("privfed_dpo.wire.relay_carrier._FAREWELL_SECONDS", 0.2)
+    path, notes = tmp_path / "coordinator.sock", []
+    with (
+        contextlib.closing(listen(path)) as listener,
+        socket.socket(socket.AF_UNIX) as relay,
+        socket.socket(socket.AF_UNIX) as other,
+    ):
+        carrier = RelayCarrier(
+            listener, deadline_seconds=lambda _s: 0.2, max_reply_bytes=1024, note=notes.append
+        )
+        relay.connect(str(path))
+        relay.sendall(encode_frame(Members(("node",))))
+        while not carrier.members:
+            carrier.wait(20.0)
+        if deliver == "send":
+            letter = {"node": bytes(1 << 24)}
+            assert carrier.send(letter, round_number=1, step=START, numbers={}) == {}
+            assert [note.lost for note in notes] == ["the relay stopped reading"]
+            assert carrier.members == frozenset()
+        else:
+            carrier._relay.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while carrier._relay.send(bytes(1 << 16)):
+                    pass
+        other.connect(str(path))
+        other.sendall(encode_frame(Members(("other",))))
+        while carrier.members != {"other"}:
+            carrier.wait(20.0)
+        carrier.close()
+
+
+def test_waiting_ends_when_enough_has_come():
+    """The late answer of a node that was not waited for is nobody's."""
+    may_answer, notes = threading.Event(), []
+
+    def slow(data):
+        may_answer.wait()
+        return data
+
+    with socket_carrier({0: lambda data: data, 1: slow}, note=notes.append) as carrier:
+        replies = carrier.send(
+            {"0": b"a", "1": b"a"},
+            round_number=0,
+            step="Join",
+            numbers={},
+            seconds=3600.0,
+            enough=lambda replies: "0" in replies,
+        )
+        may_answer.set()
+        assert replies == {"0": b"a"}
+        assert dict(carrier.exchange(Exchange(1, START, {0: b"b"}))) == {0: b"b"}
+    assert [note.lost for note in notes if note.lost] == ["not waited for any longer"]
+
+
+def test_a_reason_of_any_length_is_cut_to_what_people_read():
+    def refuse(data):
+        raise Declined("no " * 100_000)
+
+    notes = []
+    with socket_carrier({0: refuse, 1: lambda data: data}, note=notes.append) as carrier:
+        assert dict(carrier.exchange(Exchange(1, START, {0: b"x", 1: b"x"}))) == {1: b"x"}
+    lost = [note.lost for note in notes if note.lost]
+    assert lost == [("no " * 334)[:1000]]
+
+
 def test_a_relay_that_talks_nonsense_is_cut_off_and_another_is_heard(tmp_path):
     """Nonsense that nests deep is nonsense like any other."""
     body = with_a_deep_field(encode_frame(Members(()))[HEADER_BYTES:])

@@ -76,7 +76,8 @@ def refused(round_, phase, data, error, *, culprits=(SERVER,)):
         victim.handle(data, vector=vector)
     assert caught.value.culprits == culprits
     assert caught.value.phase is phase
-    assert victim.failure is caught.value
+    assert type(victim.failure) is type(caught.value)
+    assert (victim.failure.args, vars(victim.failure)) == (caught.value.args, vars(caught.value))
     assert victim.awaiting is None
     with pytest.raises(SessionFailed):
         victim.handle(data, vector=vector)

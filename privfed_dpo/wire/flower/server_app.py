@@ -11,7 +11,7 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from privfed_dpo.wire.flower.records import MESSAGE_TYPE, NotOurs, from_records, to_records
-from privfed_dpo.wire.frames import Deliver, Failed, Returned
+from privfed_dpo.wire.frames import MAX_REASON_CHARACTERS, Deliver, Failed, Returned
 from privfed_dpo.wire.relay import Relay
 
 SOCKET_KEY = "coordinator-socket"
@@ -83,7 +83,7 @@ def _answer(letter: Deliver, reply: Message) -> Returned | Failed:
     try:
         data = from_records(reply.content)
     except NotOurs as error:
-        return Failed(letter.ticket, str(error))
+        return Failed(letter.ticket, str(error)[:MAX_REASON_CHARACTERS])
     if len(data) > letter.max_reply_bytes:
         limit = letter.max_reply_bytes
         return Failed(letter.ticket, f"{len(data)} bytes are above the limit of {limit}")

@@ -136,18 +136,67 @@ def joined(tmp_path, monkeypatch):
         entropy=counted_entropy("member"),
         journal=lambda event, **facts: None,
     )
-    document = encode(
-        RunDocument(
-            version=DOCUMENT_VERSION,
-            run_id=RUN_ID,
-            config=public_settings(CONFIG),
-            roster=roster.digest,
-            model_fingerprint="ff",
-            plan_hash=plan.plan_hash,
-        )
-    )
-    client.handle(encode(sign_offer(document, COORDINATOR_KEY, b"n" * 32)))
+    client.handle(offered(client, plan, RUN_ID))
     return client, plan
+
+
+def offered(client, plan, run_id):
+    """The coordinator's offer of a run of the plan to that client."""
+    document = RunDocument(
+        version=DOCUMENT_VERSION,
+        run_id=run_id,
+        config=public_settings(CONFIG),
+        roster=client._roster.digest,
+        model_fingerprint="ff",
+        plan_hash=plan.plan_hash,
+    )
+    return encode(sign_offer(encode(document), COORDINATOR_KEY, b"n" * 32))
+
+
+def started(plan, number, run_id=RUN_ID, key=COORDINATOR_KEY):
+    """The invitation of all eight to a round."""
+    weights = np.zeros(DIMENSION, dtype=np.float32)
+    start = fake_start(plan, range(8), weights, number, run_id=run_id)
+    return invitation(signed_start(start, number, key, run_id), number, run_id)
+
+
+OTHER = b"o" * 16
+
+
+@pytest.mark.parametrize("message", ["an offer", "an invitation"])
+def test_a_round_that_is_under_way_is_not_given_up_for_another_run(joined, message):
+    """It is booked already: given up, it would have cost what it costs, for nothing."""
+    client, plan = joined
+    client.handle(offered(client, plan, OTHER))
+    client.handle(started(plan, 1))
+    spent, session = client._books.total(), client._joined.client._session
+    other = {"an offer": offered(client, plan, OTHER), "an invitation": started(plan, 1, OTHER)}
+    with pytest.raises(ClientRefused, match="another run is under way"):
+        client.handle(other[message])
+    assert client._joined.client._session is session
+    assert client._books.total() == spent
+    client._clock = lambda: client._answered + 600.0
+    client.handle(other[message])
+    assert client._joined.run_id == OTHER, "a coordinator that went away holds nobody up for ever"
+
+
+def test_no_message_but_a_signed_invitation_to_a_new_round_changes_the_run(joined):
+    """Whoever reaches the port knows the names of runs; to open one takes a plan and a model."""
+    client, plan = joined
+    client.handle(started(plan, 1))
+    client._clock = lambda: client._answered + 600.0
+    client.handle(offered(client, plan, OTHER))
+    step = encode(Envelope(WIRE_VERSION, RUN_ID, 2, "ShareKeys", COORDINATOR, b""))
+    for message, word in (
+        (step, "not open"),
+        (started(plan, 1), "not open"),
+        (started(plan, 2, key=KEYS["stranger"]), "not signed"),
+    ):
+        with pytest.raises(ClientRefused, match=word):
+            client.handle(message)
+        assert client._joined.run_id == OTHER
+    client.handle(started(plan, 2))
+    assert client._joined.run_id == RUN_ID
 
 
 def test_an_invitation_of_somebody_else_costs_nothing(joined):

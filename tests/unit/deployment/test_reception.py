@@ -96,6 +96,42 @@ def test_who_cannot_sign_is_named_and_has_no_place():
     assert refused["impostor"] == refused["replay"] == "not signed by an enrolled client"
 
 
+class Patient(Nodes):
+    """Nodes of which some never answer: whoever asks them waits as long as it is ready to."""
+
+    def __init__(self, answers, mute):
+        super().__init__(answers)
+        self.members |= mute
+
+    def send(self, messages, *, seconds=None, enough, **_):
+        replies = {a: self.answers[a](d) for a, d in messages.items() if a in self.answers}
+        if not enough(replies) and len(replies) < len(messages):
+            self.now += 600.0 if seconds is None else seconds
+        return replies
+
+
+def test_nobody_else_is_waited_for_once_the_cohort_is_there():
+    carrier, told = Patient({"n0": signs_as("a", "a"), "n1": signs_as("b", "b")}, {"mute"}), []
+    waiting = reception(carrier, told)
+    for number in (1, 2, 3):
+        waiting.await_cohort(number, NAMES)
+    assert carrier.now == 0.0
+    assert {facts["client"] for event, facts in told if event == "joined"} == {"a", "b"}
+
+
+def test_a_silent_node_is_waited_for_at_length_only_once():
+    """Later rounds cannot have client b either; they are not held up by a stranger."""
+    carrier, told = Patient({"n0": signs_as("a", "a")}, {"mute"}), []
+    waiting = reception(carrier, told)
+    waiting.threshold, waiting.patience_seconds = 1, 10_000.0
+    waits = []
+    for number in (1, 2, 3):
+        before = carrier.now
+        waiting.await_cohort(number, NAMES)
+        waits.append(carrier.now - before)
+    assert waits == [600.0, 5.0, 5.0]
+
+
 def test_no_round_begins_on_what_a_relay_said_before_it_hung():
     carrier, told = HangingCarrier(), []
     waiting = reception(carrier, told)

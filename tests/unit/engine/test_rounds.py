@@ -112,6 +112,28 @@ def test_garbage_is_named_and_the_round_goes_on(step):
     assert result.total is not None
 
 
+@pytest.mark.parametrize("due", list(Phase)[1:])
+def test_a_client_does_no_step_under_the_name_of_another(due):
+    """What else hangs on a step's name would not be done; the round goes on with the true one."""
+    plan, refused = fake_plan(), []
+    clients, roster = fake_clients(plan)
+
+    class Relabelling(Network):
+        def exchange(self, exchange):
+            for name in Phase:
+                if exchange.step == due.value != name:
+                    true = decode_envelope(exchange.messages[3])
+                    with pytest.raises(ClientRefused, match=f"where {due.value} is due"):
+                        clients[3].handle(encode(msgspec.structs.replace(true, step=name.value)))
+                    refused.append(name)
+            return super().exchange(exchange)
+
+    script = fake_coordinator(plan, roster).script(Departure(WEIGHTS))
+    result = drive(script, Relabelling(clients))
+    assert len(refused) == 4
+    assert 3 in result.survivors
+
+
 def test_a_reply_in_somebody_elses_name_is_refused():
     refused = []
 

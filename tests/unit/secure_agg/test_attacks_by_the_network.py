@@ -69,6 +69,19 @@ def test_to_make_honest_clients_give_up_it_copies_an_honest_key(cohort):
     assert LIAR not in round_.server.result.survivors
 
 
+@pytest.mark.parametrize("field", ["mask_public", "seal_public"])
+def test_to_pass_a_copied_key_for_another_it_spells_it_differently(cohort, field):
+    """X25519 ignores the highest bit, so both spellings agree on the same secrets."""
+    round_ = Round(cohort)
+    stolen = bytearray(body_of(round_.clients[ClientId(1)].advertise()).mask_public)
+    stolen[31] ^= 0x80
+    server_refuses(
+        round_,
+        tamper_reply(round_, Phase.ADVERTISE_KEYS, LIAR, **{field: bytes(stolen)}),
+        InconsistentView,
+    )
+
+
 def test_to_have_an_honest_client_blamed_it_hands_in_that_clients_key_first(cohort):
     """Whose key came first proves nothing: the refusal names both."""
     round_ = Round(cohort)
@@ -115,7 +128,7 @@ def test_to_pass_unsigned_it_strips_the_signature(cohort):
     round_ = Round(cohort)
     frame = frame_of(round_.clients[LIAR].advertise())
     bare = Frame(frame.version, frame.kind, frame.round_digest, frame.party, b"", frame.body)
-    server_refuses(round_, msgspec.msgpack.encode(bare), AuthenticationFailed)
+    server_refuses(round_, msgspec.msgpack.encode(bare), MalformedMessage)
 
 
 def test_to_move_a_signature_it_puts_it_on_another_kind(cohort):

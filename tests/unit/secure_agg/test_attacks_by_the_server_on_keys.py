@@ -4,6 +4,7 @@ Every attempt ends in one typed error that names the culprit, reveals nothing, a
 victim's session dead.
 """
 
+import msgspec
 import pytest
 
 from secure_agg import (
@@ -12,6 +13,7 @@ from secure_agg import (
     ClientId,
     InconsistentView,
     LocalProtocolError,
+    MalformedMessage,
     Neighbourhood,
     Phase,
     UnexpectedMessage,
@@ -42,6 +44,14 @@ from tests.support.secagg_rounds import Round, entropy_from, make_cohort
 @pytest.fixture
 def cohort():
     return make_cohort(6, threshold=4, colluders=1)
+
+
+def test_to_send_two_spellings_of_a_message_it_signs_its_own_frame(cohort):
+    """Whatever stands there, a client could not check it: the server has no key in the protocol."""
+    round_ = Round(cohort).run(Phase.SHARE_KEYS)
+    frame = frame_of(round_.requests[Phase.SHARE_KEYS][VICTIM])
+    data = msgspec.msgpack.encode(msgspec.structs.replace(frame, signature=b"\x55" * 64))
+    refused(round_, Phase.SHARE_KEYS, data, MalformedMessage)
 
 
 # Roster
@@ -177,6 +187,26 @@ def test_to_know_a_secret_it_forwards_a_degenerate_key_of_an_accomplice(cohort, 
     delivery = ShareDelivery(to_bitmap(cohort.params, cohort.params.client_ids), tuple(boxes))
     data = from_server(cohort.params, Kind.SHARE_DELIVERY, VICTIM, delivery)
     refused(round_, Phase.MASKED_INPUT, data, AuthenticationFailed, culprits=culprits)
+
+
+@pytest.mark.parametrize("field", ["mask_public", "seal_public"])
+def test_to_pass_the_victims_key_for_another_an_accomplice_spells_it_differently(cohort, field):
+    round_ = Round(cohort).run(Phase.SHARE_KEYS)
+    roster = body_of(round_.requests[Phase.SHARE_KEYS][VICTIM])
+    copied = bytearray(getattr(body_of(round_.replies[Phase.ADVERTISE_KEYS][VICTIM]), field))
+    copied[31] ^= 0x80
+    bad = changed(roster.neighbours[0].advertisement, **{field: bytes(copied)})
+    signature = frame_of(from_client(cohort, Kind.ADVERTISE_KEYS, 1, bad)).signature
+    entry = changed(roster.neighbours[0], advertisement=bad, signature=signature)
+    leaf = advertisement_digest(cohort.params, ClientId(1), encode_body(bad))
+    data = tamper_request(
+        round_,
+        Phase.SHARE_KEYS,
+        VICTIM,
+        neighbours=(entry, *roster.neighbours[1:]),
+        digests=roster.digests[:32] + leaf + roster.digests[64:],
+    )
+    refused(round_, Phase.SHARE_KEYS, data, InconsistentView, culprits=(SERVER, ClientId(1)))
 
 
 def test_to_pair_the_victim_with_itself_an_accomplice_advertises_the_victims_key(cohort):

@@ -1,5 +1,8 @@
 """How the shells behave towards their own callers, and that secrets stay out of sight."""
 
+import gc
+from types import FunctionType, ModuleType
+
 import numpy as np
 import pytest
 
@@ -13,7 +16,7 @@ from secure_agg import (
     SessionFailed,
     verify_signature,
 )
-from secure_agg.errors import AuthenticationFailed
+from secure_agg.errors import AuthenticationFailed, MalformedMessage
 from secure_agg.phases import EXCHANGES, ClientStage, ServerStage
 from secure_agg.sampling import sample_indices, uniform_below
 from secure_agg.shamir import UnrecoverableSecret, combine
@@ -180,6 +183,34 @@ def test_private_keys_are_gone_once_the_input_is_masked(cohort):
     round_.close()
     round_.collect(Phase.UNMASK)
     assert not hasattr(round_.clients[0]._state, "held")
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_a_session_that_failed_holds_no_secret(cohort, phase):
+    """A raised error holds the frames it passed; the one that is kept must not."""
+    round_ = Round(cohort).run(phase)
+    victim = round_.clients[0]
+    state = victim._state
+    mine = {id(state.secrets)} if hasattr(state, "secrets") else {id(state.held)}
+    assert mine & reachable(victim)
+    vector = round_.vectors[0] if phase is Phase.MASKED_INPUT else None
+    with pytest.raises(MalformedMessage):
+        victim.handle(b"junk", vector=vector)
+    assert not mine & reachable(victim)
+    with pytest.raises(SessionFailed, match="not a frame of this protocol") as later:
+        victim.handle(b"junk", vector=vector)
+    assert not mine & reachable(later.value.cause)
+
+
+def reachable(start):
+    """Ids of all objects that can be reached from one, leaving out code and its globals."""
+    seen, left = set(), [start]
+    while left:
+        thing = left.pop()
+        if id(thing) not in seen and not isinstance(thing, ModuleType | FunctionType | type):
+            seen.add(id(thing))
+            left += gc.get_referents(thing)
+    return seen
 
 
 def test_every_secret_of_a_round_is_a_different_one(cohort):
