@@ -50,7 +50,7 @@ from accounting.noise_shares import GridNoise, NoiseShares
 from accounting.pld import pld_epsilon
 from accounting.rdp import RDP_ORDERS, RdpFilter, rdp_epsilon
 from accounting.receipts import Receipt, receipt_message
-from accounting.record_copies import RecordCopies
+from accounting.record_copies import RecordCopies, record_releases
 from accounting.schedule_checks import IntegerNoise
 from accounting.schedule_format import decode_schedule, encode_schedule
 from accounting.secret_cohort import SecretCohort, shortfall_probability
@@ -136,6 +136,7 @@ __all__ = [
     "rdp_epsilon",
     "read_ledger",
     "receipt_message",
+    "record_releases",
     "selection_epsilon",
     "shortfall_probability",
     "skellam_divergence",

@@ -21,6 +21,7 @@ copy of it is there.
 from dataclasses import dataclass
 
 from accounting.errors import InvalidPrivacyParameter
+from accounting.modes import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,24 @@ class RecordCopies:
         """
         filled = (self.most * participations - 1) // (self.most // 2 + 1) + 1
         return min(rounds, filled)
+
+
+def record_releases(
+    mode: Mode, *, participations: int, local_steps: int, copies: RecordCopies | None
+) -> int:
+    """Return how many noisy sums or steps of a run may hold one record or a copy of it.
+
+    What the noise's own imperfections add up over; `RecordCopies.rounds_of` is smaller, since it
+    counts what prices the copies once they are merged.
+
+    Args:
+        mode: who adds the noise.
+        participations: most rounds of any one client.
+        local_steps: noisy steps of a client per round, in local and gossip mode.
+        copies: None for a record that stands once.
+    """
+    most = 1 if copies is None else copies.most
+    if mode in {Mode.LOCAL, Mode.GOSSIP}:
+        return participations * local_steps * most
+    rounds = participations * most
+    return rounds if copies is None else min(rounds, copies.rounds)

@@ -8,6 +8,7 @@ from accounting.accountants import Accounting
 from accounting.errors import InvalidPrivacyParameter
 from accounting.modes import Mode
 from accounting.noise_shares import GridNoise, NoiseShares, require_noise_multiplier
+from accounting.record_copies import record_releases
 from accounting.skellam_shares import SkellamNoise
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def require_fitting_fields(schedule: ReleaseSchedule) -> None:
         _require_own_noise(schedule)
     elif schedule.noise is not None:
         raise InvalidPrivacyParameter("noise", schedule.noise, "mode none adds no noise: give None")
+    _require_releases(schedule)
     _require_accounting(schedule)
 
 
@@ -77,6 +79,26 @@ def _require_accounting(schedule: ReleaseSchedule) -> None:
         problem = "copies of a pair that meet in one sum are priced by reduction only"
     if problem is not None:
         raise InvalidPrivacyParameter("accounting", str(schedule.accounting), problem)
+
+
+def _require_releases(schedule: ReleaseSchedule) -> None:
+    """What integer noise adds to epsilon grows with the releases: it must know of all of them."""
+    noise = schedule.noise
+    if not isinstance(noise, IntegerNoise):
+        return
+    fewest = record_releases(
+        schedule.mode,
+        participations=schedule.participations,
+        local_steps=schedule.local_steps,
+        copies=schedule.copies,
+    )
+    if noise.releases < fewest:
+        raise InvalidPrivacyParameter(
+            "releases",
+            noise.releases,
+            f"a record and its copies may be in {fewest} releases; the noise must be made for all "
+            "of them",
+        )
 
 
 def _require_shares(schedule: ReleaseSchedule) -> None:

@@ -215,6 +215,7 @@ def _with_data(
         source.adapter,
         fingerprint=loaded.fingerprint,
         cache_dir=cache_folder(config) / "reference",
+        micro_batch_pairs=source.gradients.micro_batch_pairs,
         score=source.reference_scores,
     )
     canaries = _canaries(config, plan, loaded, max_length, coins)

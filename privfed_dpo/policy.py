@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from accounting import Mode
 from privfed_dpo.config import Config
 from privfed_dpo.data.synthetic import SyntheticTask
 from privfed_dpo.dpo.local_policy import LocalPolicy
@@ -16,8 +17,10 @@ from privfed_dpo.dpo.memory import StepMemory
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.engine.objective import trained_loss
 from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
 from privfed_dpo.model.device import device_of, free_bytes, require_room_for_base, total_bytes
+from privfed_dpo.model.eligibility import jumps
 from privfed_dpo.model.loading import LoadedModel, ModelSpec, empty_model, load_model
 from privfed_dpo.model.sharding import sharded_memory
 from privfed_dpo.model.tiny import TINY_LLAMA
@@ -133,8 +136,11 @@ def settle_micro_batch(
         measure: what micro-batches of the longest possible pairs take.
 
     Raises:
-        ModelError: not even one pair fits; or, on a GPU, not as many as the plan says.
+        ModelError: not even one pair fits; or, on a GPU, not as many as the plan says; or the
+            model is one whose gradients are private only with one pair a pass, and the plan wants
+            more.
     """
+    _require_one_pair_where_gradients_jump(gradients.adapter, plan)
     free = free_bytes(gradients.adapter.device)
     limits = [room for room in (plan.sums.memory_bytes, free) if room is not None]
     most = max(plan.facts.client_pairs)
@@ -144,6 +150,20 @@ def settle_micro_batch(
     elif free is not None:
         wanted = min(plan.sums.micro_batch_pairs, most)
         measure().require(wanted, free)
+
+
+def _require_one_pair_where_gradients_jump(adapter: Adapter, plan: RunPlan) -> None:
+    if plan.mode is Mode.NONE or plan.sums.micro_batch_pairs == 1:
+        return
+    base = adapter.model.get_base_model()
+    reason = jumps(base)
+    if reason:
+        raise ModelError(
+            f"Gradients of {type(base).__name__} jump, since {reason}: with several pairs in one "
+            "pass, leaving one of them out could change those of the others by more than noise is "
+            "made for.",
+            advice="Set dpo.micro_batch_pairs=1.",
+        )
 
 
 def cache_folder(config: Config) -> Path:

@@ -23,6 +23,7 @@ from accounting import (
     RecordCopies,
     ReleaseSchedule,
     calibrate_noise_multiplier,
+    record_releases,
     unconditional_epsilon,
 )
 from privfed_dpo.engine.integer_noise import NoiseKind, integer_noise
@@ -253,7 +254,12 @@ def _on_grid(schedule: ReleaseSchedule, grid: _Grid | None) -> ReleaseSchedule:
     if isinstance(noise, IntegerNoise):
         return schedule
     shares = noise if isinstance(noise, NoiseShares) else NoiseShares(noise, 1, 0, 0)
-    views = [schedule.view(adversary) for adversary in Adversary]
+    releases = record_releases(
+        schedule.mode,
+        participations=schedule.participations,
+        local_steps=schedule.local_steps,
+        copies=schedule.copies,
+    )
     on_integers = integer_noise(
         grid.noise,
         shares.noise_multiplier,
@@ -262,7 +268,7 @@ def _on_grid(schedule: ReleaseSchedule, grid: _Grid | None) -> ReleaseSchedule:
         shares.dropout_tolerance,
         shares.colluders,
         grid.dimension,
-        max(spend.count for spends in views for spend in spends),
+        releases,
     )
     return replace(schedule, noise=on_integers, accounting=grid.accounting)
 

@@ -172,6 +172,7 @@ def _model(config: Config) -> list[str]:
         problems.append("dpo.loss=ipo is not defined with dpo.reference_free=true")
     if dpo.micro_batch_pairs is None and dpo.memory_bytes is None:
         problems.append("dpo.micro_batch_pairs=null needs dpo.memory_bytes, the room there is")
+    problems += _passes(config)
     if adapter.full_weights and (adapter.freeze_a or adapter.rslora or adapter.rank_pattern):
         problems.append(
             "model.adapter.full_weights has no factors: leave freeze_a, rslora and rank_pattern out"
@@ -179,3 +180,23 @@ def _model(config: Config) -> list[str]:
     if config.model.quantization != "none" and config.model.base == "tiny-llama":
         problems.append("model.quantization needs a checkpoint in model.base, not tiny-llama")
     return problems
+
+
+def _passes(config: Config) -> list[str]:
+    """What is private only with one pair a pass, since rounding there depends on the others."""
+    dpo, model = config.dpo, config.model
+    if config.privacy.mode == "none" or dpo.micro_batch_pairs == 1:
+        return []
+    wide = {
+        "dpo.loss=hinge has a kink": dpo.loss == "hinge",
+        f"model.dtype={model.dtype} rounds coarsely": model.dtype != "float32",
+        f"model.quantization={model.quantization} rounds by what is in a pass": (
+            model.quantization != "none"
+        ),
+    }
+    return [
+        f"{reason}: with several pairs in one pass, leaving one of them out could change the "
+        "gradients of the others by more than noise is made for; set dpo.micro_batch_pairs=1"
+        for reason, applies in wide.items()
+        if applies
+    ]

@@ -87,8 +87,9 @@ class DpoConfig(Section):
     )
     micro_batch_pairs: PositiveInt | None = Field(
         32,
-        description="pairs in one forward and backward pass; changes memory, not what is summed; "
-        "null takes as many as fit into dpo.memory_bytes, measured on made-up pairs [pairs]",
+        description="pairs in one forward and backward pass: memory, and last bits of gradients. "
+        "1 makes each gradient a function of its pair alone; null takes as many as fit into "
+        "dpo.memory_bytes, measured on made-up pairs [pairs]",
     )
     memory_bytes: PositiveInt | None = Field(
         None,

@@ -64,9 +64,10 @@ class ReferenceLogprobs:
 
     The reference is the base model: the adapter is switched off while scoring. Results are
     remembered under a hash of model fingerprint, scoring version and pair key, so a changed
-    model, tokenizer or pair can never meet an old value. On disk each call that computed
-    something adds one file; a file is written whole or not at all, carries a checksum over keys
-    and values, and is ignored (its pairs scored again) if the checksum, the fingerprint or a
+    model, tokenizer or pair can never meet an old value; nor does a value that was computed beside
+    other pairs, and owes its last bits to them, meet `micro_batch_pairs` 1. On disk each call that
+    computed something adds one file; a file is written whole or not at all, carries a checksum over
+    keys and values, and is ignored (its pairs scored again) if the checksum, the fingerprint or a
     shape is wrong. Values that are not finite are returned but never cached.
 
     The cache holds facts about private pairs: keep `cache_dir` where the pairs themselves are.
@@ -94,10 +95,10 @@ class ReferenceLogprobs:
             fingerprint: of the base model and tokenizer (`LoadedModel.fingerprint`).
             cache_dir: folder, made when first needed; None keeps results in memory only.
             form: layout of pairs, see `PairScorer`.
-            micro_batch_pairs: most pairs scored at once.
+            micro_batch_pairs: most pairs scored at once, by `score` too.
             scorer: this adapter's scorer, if there is one already; takes the place of `form`.
             score: what gives the scores of new pairs, as `reference_scores` does; takes the place
-                of all of the above but `fingerprint` and `cache_dir`.
+                of `adapter`, `form` and `scorer`.
 
         Raises:
             ModelError: no exact form for this model.
@@ -106,7 +107,8 @@ class ReferenceLogprobs:
             own = scorer or PairScorer(adapter, form)
             score = functools.partial(reference_scores, own, micro_batch_pairs=micro_batch_pairs)
         self._score = score
-        self._fingerprint = f"{fingerprint}/{_SCORING_VERSION}"
+        alone = "/alone" if micro_batch_pairs == 1 else ""
+        self._fingerprint = f"{fingerprint}/{_SCORING_VERSION}{alone}"
         self._folder = None if cache_dir is None else cache_dir / fingerprint[:16]
         self._known: dict[bytes, tuple[float, float]] = {}
         self.computed_count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -165,13 +166,21 @@ class Contributor:
     def _local_training(
         self, label: str, start: npt.NDArray[np.float32], correction: Correction | None
     ) -> tuple[Reals, float]:
-        """Take local steps; return the change, shape [d], and the mean drift of the iterates."""
+        """Take local steps; return the change, shape [d], and the mean drift of the iterates.
+
+        In user mode an iterate that no float32 holds ends the steps with a change that is not a
+        number, which counts as zero: whether a client's steps explode is private, so it must not
+        show in whether the client answers. In other modes its own noise is in them already.
+        """
         origin = start.astype(np.float64)
         weights = origin.copy()
         drift = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             for step in range(self.plan.local_steps):
-                self.source.load(weights.astype(np.float32))
+                iterate = weights.astype(np.float32)
+                if self.plan.update_clipper() is not None and not np.isfinite(iterate).all():
+                    return np.full_like(origin, np.nan), math.nan
+                self.source.load(iterate)
                 gradient = self._mean_gradient(f"{label}/step-{step}")
                 if correction is not None:
                     gradient = correction.corrected(gradient)

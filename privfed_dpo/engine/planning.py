@@ -21,6 +21,7 @@ from accounting import (
     calibrate_noise_multiplier,
     default_delta,
     rdp_epsilon,
+    record_releases,
 )
 from privfed_dpo.config import Config
 from privfed_dpo.engine.cohort_planning import plan_cohorts
@@ -245,13 +246,14 @@ class _Planner:
 
     def _releases(self) -> int:
         """Noisy sums or steps that one record and all its copies are in."""
-        if self.mode in {Mode.LOCAL, Mode.GOSSIP}:
-            return self.participations * self.local_steps * self.config.privacy.record_copies
         if self.cohorts.secret:
             return self.config.federation.rounds
-        if self.copies is None:
-            return self.participations
-        return self.copies.rounds_of(self.participations, self.copies.rounds)
+        return record_releases(
+            self.mode,
+            participations=self.participations,
+            local_steps=self.local_steps,
+            copies=self.copies,
+        )
 
     def _release(self, noise: IntegerNoise | None) -> ReleaseSchedule:
         return ReleaseSchedule(

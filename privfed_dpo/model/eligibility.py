@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import PretrainedConfig
 
 from privfed_dpo.errors import ModelError
 
 _SHARES_STATISTICS = (nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common parent
 # These change the rotation of EVERY row when one row is long.
 _LENGTH_DEPENDENT_ROTATIONS = frozenset({"dynamic", "longrope"})
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "ffn_act")
+_KINKED = frozenset({"relu", "relu6", "leaky_relu"})
 
 
 def refuse_if_not_per_pair(model: PeftModel) -> None:
@@ -58,6 +62,27 @@ def attention_window(model: nn.Module) -> int | None:
     if kinds is not None and "sliding_attention" not in kinds:
         return None
     return int(window)
+
+
+def jumps(model: nn.Module) -> str:
+    """Says what makes a pair's gradient jump where its inputs change by a rounding error.
+
+    With several pairs in one pass, rounding depends on the others. Where nothing jumps, that moves
+    a gradient as little as the rounding itself; where something does, by any amount.
+
+    Returns:
+        Words for a person; empty if activations and routing of the model are continuous. Looks at
+        the configuration alone.
+    """
+    config = getattr(model, "config", None)
+    if isinstance(config, PretrainedConfig):
+        config = config.get_text_config()
+    if any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS):
+        return "a token goes to one expert or another"
+    for name in _ACTIVATIONS:
+        if str(getattr(config, name, "")) in _KINKED:
+            return f"its activation {getattr(config, name)} has a kink"
+    return ""
 
 
 def _refuse_configurations(model: PeftModel) -> None:

@@ -146,6 +146,7 @@ def plan_sections(plan: Mapping[str, Any]) -> tuple[PlanSection, ...]:
                 ("epsilon of one label, pure", _label(plan)),
                 ("accounting", _plain(plan, "accounting")),
                 ("law of the noise", _plain(plan, "noise").replace("_", " ")),
+                ("rounding in a pass", _rounding(plan)),
                 ("noise multiplier of the sum", _number(plan, "noise_multiplier")),
                 ("noise multiplier of one share", _number(plan, "share_noise_multiplier")),
                 ("norm bound of a pair's gradient", _number(plan, "max_grad_norm")),
@@ -233,7 +234,18 @@ def _sums(plan: Mapping[str, Any]) -> str:
     if method is None:
         return UNKNOWN
     pairs = plan.get("micro_batch_pairs")
+    if pairs == 1:
+        return f"one pair, {method}"
     return f"{'as many pairs as fit' if pairs is None else f'{pairs} pairs'}, {method}"
+
+
+def _rounding(plan: Mapping[str, Any]) -> str:
+    """What stands between the bound on one pair's vector and that on the sum."""
+    if plan.get("mode") == "none" or "micro_batch_pairs" not in plan:
+        return UNKNOWN
+    if plan["micro_batch_pairs"] == 1:
+        return "none: each gradient is a function of its pair alone"
+    return "assumed to leave no trace of one pair in the gradients of others"
 
 
 def _plain(plan: Mapping[str, Any], key: str) -> str:

@@ -62,7 +62,10 @@ def test_how_a_model_is_loaded_reaches_the_configuration(base, tmp_path):
         bf16=False,
         model_init_kwargs={"revision": "main", "dtype": "float16"},
     )
-    model = PreferenceTrainer(str(base), arguments, train_dataset=ROWS).config.model
+    alone = {"dpo.micro_batch_pairs": 1}
+    with pytest.raises(ConfigError, match=r"model\.dtype=float16 .* set dpo\.micro_batch_pairs=1"):
+        PreferenceTrainer(str(base), arguments, train_dataset=ROWS)
+    model = PreferenceTrainer(str(base), arguments, train_dataset=ROWS, settings=alone).config.model
     assert (model.base, model.revision, model.dtype) == (str(base), "main", "float16")
     with pytest.raises(ConfigError, match="in memory"):
         PreferenceTrainer(

@@ -26,10 +26,10 @@ federation: {rounds: 2}
 PAIRS = tuple(toy_pairs(11, seed=5))
 
 
-def engine_of(*overrides):
+def engine_of(*overrides, family="llama"):
     """One client's contributor over a toy model, and its gradients."""
     config = parse_config(CONFIG, overrides)
-    adapter = shaken(Adapter.attach(toy_model("llama"), adapter_spec(config)), scale=0.05)
+    adapter = shaken(Adapter.attach(toy_model(family), adapter_spec(config)), scale=0.05)
     facts = PublicFacts(
         client_names=("a", "b", "c"),
         client_pairs=(len(PAIRS),) * 3,
@@ -91,6 +91,15 @@ def test_a_measured_micro_batch_sums_what_a_given_one_sums():
     assert np.array_equal(measured, sent(f"dpo.micro_batch_pairs={size}"))
 
 
+def test_experts_take_one_pair_a_pass_unless_nothing_is_private():
+    target = "model.adapter={rank: 2, target_modules: auto}"
+    with pytest.raises(ModelError, match="jump, since a token goes to one expert") as refusal:
+        engine_of(target, family="mixtral")
+    assert refusal.value.advice == "Set dpo.micro_batch_pairs=1."
+    for allowed in ("dpo.micro_batch_pairs=1", "privacy.mode=none"):
+        engine_of(target, allowed, family="mixtral")
+
+
 def test_what_the_adapter_keys_ask_for():
     config = parse_config(
         CONFIG,
@@ -116,7 +125,7 @@ def test_what_the_adapter_keys_ask_for():
 def test_the_loss_has_all_its_constants():
     _, source = engine_of("dpo.loss=simpo", "dpo.target_margin=0.5")
     assert (source.gradients.loss.kind, source.gradients.loss.target_margin) == ("simpo", 0.5)
-    _, source = engine_of("dpo.loss=hinge", "dpo.reference_free=true")
+    _, source = engine_of("dpo.loss=hinge", "dpo.reference_free=true", "dpo.micro_batch_pairs=1")
     assert source.gradients.loss.reference_free
 
 
@@ -128,6 +137,7 @@ def test_attention_and_quantization_reach_the_model():
                 "model.base=some/model",
                 "data.train=x.jsonl",
                 "model.quantization=4bit",
+                "dpo.micro_batch_pairs=1",
                 "model.attention=eager",
             ],
         )
@@ -138,6 +148,7 @@ def test_attention_and_quantization_reach_the_model():
 def test_base_weights_in_four_bits_are_counted_as_such():
     model = torch.nn.Sequential(torch.nn.Embedding(10, 8), torch.nn.Linear(8, 4, bias=False))
     keys = ["model.base=some/model", "data.train=x.jsonl", "model.dtype=bfloat16"]
+    keys.append("dpo.micro_batch_pairs=1")
     assert base_bytes(parse_config(CONFIG, keys), model) == 2 * (80 + 32)
     keys.append("model.quantization=4bit")
     assert base_bytes(parse_config(CONFIG, keys), model) == 2 * 80 + 16

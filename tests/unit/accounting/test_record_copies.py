@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accounting import (
+    Accounting,
     Adjacency,
     Adversary,
     Budget,
     BudgetExceeded,
+    GridNoise,
     GroupPoissonGaussianRelease,
     InvalidPrivacyParameter,
     Ledger,
@@ -24,12 +26,14 @@ from accounting import (
     RecordCopies,
     ReleaseSchedule,
     Repeated,
+    SkellamNoise,
     decode_schedule,
     encode_schedule,
     gaussian_epsilon,
     guarantee,
     pld_epsilon,
     read_ledger,
+    record_releases,
     verify_ledger,
 )
 
@@ -62,6 +66,59 @@ def test_without_sampling_m_copies_are_one_record_of_m_clip_norms():
 def test_copies_with_noise_of_their_own_add_up_their_events():
     assert LOCAL.view(Adversary.COALITION) == (Repeated(PoissonGaussianRelease(0.05, 1.0), 1500),)
     assert LOCAL.round_events(Adversary.COALITION).count == 15
+
+
+@pytest.mark.parametrize(
+    ("mode", "participations", "local_steps", "copies", "expected"),
+    [
+        (Mode.DISTRIBUTED, 7, 1, None, 7),
+        (Mode.DISTRIBUTED, 7, 1, RecordCopies(3, 100), 21),  # each copy in rounds of its own
+        (Mode.DISTRIBUTED, 7, 1, RecordCopies(3, 20), 20),  # never more than there are
+        (Mode.LOCAL, 7, 5, RecordCopies(3, 20), 105),  # steps, and every client has noise
+        (Mode.GOSSIP, 7, 5, None, 35),
+        (Mode.USER, 7, 5, None, 7),  # one update a round, however many steps
+    ],
+)
+def test_releases_that_may_hold_a_record_by_hand(
+    mode, participations, local_steps, copies, expected
+):
+    found = record_releases(
+        mode, participations=participations, local_steps=local_steps, copies=copies
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize("make", [GridNoise, SkellamNoise])
+def test_noise_made_for_fewer_releases_than_there_may_be_is_refused(make):
+    """What it is not exact by would be booked for too few; a ledger's header is held to it too."""
+
+    def schedule(mode, releases, **fields):
+        cohort = 1 if mode is Mode.LOCAL else 20
+        noise = make(1.0, 2.0**20, cohort, 0, 0, 1000, releases)
+        return ReleaseSchedule(
+            mode, 0.01, noise, 40, accounting=fields.pop("accounting", Accounting.RDP), **fields
+        )
+
+    for mode, fields, fewest in (
+        (Mode.DISTRIBUTED, {}, 40),
+        (Mode.LOCAL, {"local_steps": 3, "copies": RecordCopies(2, 50)}, 240),
+    ):
+        encoded = encode_schedule(schedule(mode, fewest, **fields))
+        assert decode_schedule(encoded).noise.releases == fewest
+        with pytest.raises(InvalidPrivacyParameter, match=f"in {fewest} releases"):
+            schedule(mode, fewest - 1, **fields)
+        encoded["noise"]["releases"] = fewest - 1
+        with pytest.raises(InvalidPrivacyParameter, match=f"in {fewest} releases"):
+            decode_schedule(encoded)
+
+
+def test_copies_in_different_rounds_count_in_full_towards_what_noise_is_not_exact_by():
+    """Merged, three copies of 40 rounds are priced as 60; 120 releases may hold one of them."""
+    copies = RecordCopies(3, 1000)
+    assert copies.rounds_of(40, 1000) == 60
+    noise = GridNoise(1.0, 2.0**20, 20, 0, 0, 1000, 60)
+    with pytest.raises(InvalidPrivacyParameter, match="in 120 releases"):
+        ReleaseSchedule(Mode.DISTRIBUTED, 0.01, noise, 40, copies=copies)
 
 
 @pytest.mark.parametrize(

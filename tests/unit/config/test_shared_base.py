@@ -29,5 +29,6 @@ def test_what_cannot_work_is_refused_with_what_to_do(overrides, sentence):
 
 
 def test_without_it_the_same_settings_stand():
-    for overrides in (["run.processes=1"], [*ELSEWHERE, "model.quantization=4bit"]):
+    packed = ["model.quantization=4bit", "dpo.micro_batch_pairs=1"]
+    for overrides in (["run.processes=1"], [*ELSEWHERE, *packed]):
         assert not parse_config(SHARED, ["run.shard_base=false", *overrides]).run.shard_base

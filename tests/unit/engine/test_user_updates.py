@@ -14,7 +14,7 @@ from privfed_dpo.engine.checkpoint import Checkpoint
 from privfed_dpo.engine.client import ClientRefused
 from privfed_dpo.engine.contribution import Contributor, PrivateShard
 from privfed_dpo.engine.drift_state import Departure
-from privfed_dpo.errors import ConfigError
+from privfed_dpo.errors import ConfigError, ModelError
 from privfed_dpo.mechanism.keystream import StreamIssuer
 from privfed_dpo.server_update import ServerState
 from privfed_dpo.wire.carrier import drive
@@ -51,6 +51,8 @@ class GivenGradients:
     """A model whose pairs are their own gradients, wherever it stands."""
 
     def load(self, weights):
+        if not np.isfinite(weights).all():
+            raise ModelError("as a real adapter does")
         self.weights = weights
 
     def pair_gradients(self, pairs, reference):
@@ -120,9 +122,13 @@ def test_whatever_all_pairs_of_a_client_are_the_sum_moves_by_at_most_the_sensiti
     assert plan.noise.sensitivity_steps == plan.ring.clipper_steps
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e308])
-def test_an_update_that_is_not_finite_is_the_null_client_s(bad):
-    plan = user_plan("federation.local_learning_rate=10", dimension=3)
+@pytest.mark.parametrize(
+    ("bad", "local_steps"), [(math.nan, 1), (math.inf, 1), (1e308, 1), (math.nan, 3), (1e200, 3)]
+)
+def test_an_update_that_is_not_finite_is_the_null_client_s(bad, local_steps):
+    """On the way there too: that a client does not answer would be seen by everybody."""
+    steps = f"federation.local_steps={local_steps}"
+    plan = user_plan("federation.local_learning_rate=10", steps, dimension=3)
     assert update_of(plan, [[bad, bad, 1.0]] * 10).tolist() == [0, 0, 0]
 
 

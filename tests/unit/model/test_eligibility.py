@@ -6,6 +6,7 @@ from privfed_dpo.errors import ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
 from privfed_dpo.model.eligibility import (
     attention_window,
+    jumps,
     position_limit,
     refuse_if_not_per_pair,
 )
@@ -69,6 +70,22 @@ def test_an_auxiliary_loss_over_the_batch_is_named():
     with pytest.raises(ModelError, match="output_router_logits"):
         Adapter.attach(toy_model("mixtral", output_router_logits=True), AdapterSpec(rank=2))
     Adapter.attach(toy_model("mixtral"), AdapterSpec(rank=2))
+
+
+@pytest.mark.parametrize(
+    ("family", "extra", "reason"),
+    [
+        ("llama", {}, ""),
+        ("gpt2", {}, ""),
+        ("gemma2", {}, ""),
+        ("phi", {}, ""),
+        ("llama", {"hidden_act": "relu"}, "its activation relu has a kink"),
+        ("gpt2", {"activation_function": "relu"}, "its activation relu has a kink"),
+        ("mixtral", {}, "a token goes to one expert or another"),
+    ],
+)
+def test_what_makes_gradients_jump(family, extra, reason):
+    assert jumps(toy_model(family, **extra)) == reason
 
 
 def test_nothing_trainable_is_refused():
