@@ -13,7 +13,7 @@ from privfed_dpo import lifecycle
 from privfed_dpo.config import Config, load_config, parse_config, plain_settings
 from privfed_dpo.engine.events import Observer
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.errors import DataError
+from privfed_dpo.errors import ConfigError, DataError
 from privfed_dpo.observe.run_folder import (
     ADAPTER_FOLDER,
     METRICS_FILE,
@@ -43,6 +43,10 @@ class Run:
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Take the folder's name as text, too."""
+        object.__setattr__(self, "folder", Path(self.folder))
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -167,13 +171,28 @@ def resume(run_dir: Path | str, *, observers: Sequence[Observer] = ()) -> Run:
     return Run(lifecycle.resume(Path(run_dir), observers=observers))
 
 
-def _config(settings: Settings, overrides: Sequence[str]) -> Config:
-    if isinstance(settings, Config):
-        if not overrides:
-            return settings
-        settings = settings.model_dump(mode="json")
-    if isinstance(settings, Mapping):
-        return parse_config(
-            yaml.safe_dump(plain_settings(settings)), overrides, source="the settings"
+def _config(settings: object, overrides: Sequence[object]) -> Config:
+    texts = [override for override in overrides if isinstance(override, str)]
+    wrong = [
+        f"{override!r} is no override of the form 'section.key=value'"
+        for override in overrides
+        if not isinstance(override, str)
+    ]
+    if not isinstance(settings, Config | Mapping | Path | str):
+        wrong.append(
+            f"a {type(settings).__name__} is no configuration, path of a YAML file or mapping"
         )
-    return load_config(Path(settings), overrides)
+    elif not wrong:
+        if isinstance(settings, Config):
+            if not overrides:
+                return settings
+            settings = settings.model_dump(mode="json")
+        if isinstance(settings, Mapping):
+            shape = yaml.safe_dump(plain_settings(settings))
+            return parse_config(shape, texts, source="the settings")
+        return load_config(Path(settings), texts)
+    raise ConfigError(
+        tuple(wrong),
+        advice="For example: plan('configs/quickstart.yaml', 'federation.rounds=2'), or "
+        "plan({'federation': {'rounds': 2}}).",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from privfed_dpo.dpo.memory import StepMemory
 from privfed_dpo.dpo.pair_gradients import PairGradients
 from privfed_dpo.engine.objective import trained_loss
 from privfed_dpo.engine.plan import RunPlan
-from privfed_dpo.errors import ModelError
+from privfed_dpo.errors import ConfigError, ModelError
 from privfed_dpo.model.adapters import Adapter, AdapterSpec
 from privfed_dpo.model.device import device_of, free_bytes, require_room_for_base, total_bytes
 from privfed_dpo.model.eligibility import jumps
@@ -174,6 +175,29 @@ def cache_folder(config: Config) -> Path:
     return Path(home) / "privfed-dpo"
 
 
+def _require_cache(config: Config) -> None:
+    """See that the folder of what is kept between runs can be made and written to.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    folder = cache_folder(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except (FileExistsError, NotADirectoryError, PermissionError):
+        writable = False
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        writable = False
+    if not writable:
+        raise ConfigError(
+            (f"nothing can be written to {folder}, where runs keep what the next one needs too",),
+            advice="Set run.cache_dir to a folder that can be written to.",
+        )
+
+
 def _require_room(config: Config) -> None:
     """Refuse a GPU that is too small for the base, before weights are read."""
     device = device_of(config.model.device)
@@ -205,7 +229,9 @@ def load_base(config: Config, task: SyntheticTask | None, base_folder: Path | No
 
     Raises:
         ModelError: nothing usable under that name.
+        ConfigError: the cache cannot be written to.
     """
+    _require_cache(config)
     spec = model_spec(config)
     if task is None or spec.base != TINY_LLAMA:
         _require_room(config)

@@ -115,9 +115,10 @@ def audit_run(folder: Path, open_run: Callable[[Path], OpenedRun]) -> AuditFindi
     summary = read_json(folder / SUMMARY_FILE)
     if not summary:
         raise DataError(
-            f"the run in {folder} has not ended: it has no summary",
+            f"the run in {folder} has no summary: it has not ended, or the file was lost",
             source=str(folder),
-            advice=f"Finish it first: privfed-dpo resume {folder}",
+            advice=f"Finish it first: privfed-dpo resume {folder}, which also says if it has "
+            "ended; then put summary.json back from a copy.",
         )
     with contextlib.closing(open_run(folder)) as run:
         ledger = read_ledger(folder / LEDGER_FILE)

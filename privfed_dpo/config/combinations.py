@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from privfed_dpo.config.deployment import deployment_problems
 from privfed_dpo.config.drift_combinations import drift_problems
 from privfed_dpo.config.gossip_combinations import gossip_problems
@@ -136,6 +138,13 @@ def _data(config: Config) -> list[str]:
     problems: list[str] = []
     if data.partition != "natural" and data.clients is None:
         problems.append(f"data.partition={data.partition} needs data.clients")
+    columns = data.columns
+    for one, other in itertools.combinations(("prompt", "chosen", "rejected", "user"), 2):
+        if getattr(columns, one) == getattr(columns, other):
+            problems.append(
+                f"data.columns.{one} and data.columns.{other} name the same column, "
+                f"{getattr(columns, one)!r}"
+            )
     simulated = config.deployment.roster is None
     if simulated and data.train == "synthetic" and data.clients is None:
         problems.append("data.train=synthetic needs data.clients")

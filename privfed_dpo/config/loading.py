@@ -208,9 +208,11 @@ def _sentences(error: ValidationError) -> list[str]:
         if item["type"] == "extra_forbidden":
             sentences[location] = f"unknown key {name}{_nearest(location)}"
             continue
-        text = f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}, not {item['input']!r}"
+        said = "input should be a list" if item["type"] == "tuple_type" else item["msg"]
+        said = f"{said[0].lower()}{said[1:]}"
+        text = f"{name}: {said}, not {item['input']!r}"
         if location in sentences:
-            text = f"{sentences[location]}; or {item['msg'][0].lower()}{item['msg'][1:]}"
+            text = f"{sentences[location]}; or {said}"
         sentences[location] = text
     return list(sentences.values())
 

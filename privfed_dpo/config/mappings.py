@@ -25,6 +25,11 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: with every name that is no key or is given twice, and every section that is
             not a mapping.
     """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(
+            (f"settings are a mapping of keys to values, not {settings!r}",),
+            advice="For example: {'federation.rounds': 2}.",
+        )
     keys = frozenset(key_names())
     sections = {key[:place] for key in keys for place, sign in enumerate(key) if sign == "."}
     found: dict[str, Any] = {}

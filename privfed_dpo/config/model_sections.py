@@ -93,7 +93,8 @@ class DpoConfig(Section):
     )
     memory_bytes: PositiveInt | None = Field(
         None,
-        description="memory for one micro-batch beside the model; null sets no limit [bytes]",
+        description="memory for one micro-batch beside the model: its size, where "
+        "dpo.micro_batch_pairs is null, and one backward pass or two; null sets no limit [bytes]",
     )
     gradient_sums: Literal["auto", "rows", "two_pass"] = Field(
         "auto",

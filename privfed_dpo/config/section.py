@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0.0, le=1e30, allow_inf_nan=False)]
+"""Far above anything that makes sense, and far below what float32 cannot hold."""
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 

@@ -40,7 +40,7 @@ class RunConfig(Section):
         description="seed of everything privacy does not rest on: partition, cohorts, model "
         "init, simulated drop-outs",
     )
-    threads: PositiveInt | None = Field(
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
         description="CPU threads of the model; null is the library's choice; 1 is fastest for tiny "
         "models and on busy machines",
@@ -178,12 +178,12 @@ class EvaluationConfig(Section):
         "empty shows none",
     )
     sample_tokens: PositiveInt = Field(64, description="longest sample answer [tokens]")
-    audit_lanes: NonNegativeInt = Field(
+    audit_lanes: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         0,
         description="dummy coordinates with canaries that audit the noise of distributed mode at "
         "no cost in utility; 0 is off [coordinates]",
     )
-    audit_pairs: NonNegativeInt = Field(
+    audit_pairs: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         0,
         description="made-up pairs that secret coins put into clients' data, to audit the final "
         "adapter; keep them below 2 % of all pairs; 0 is off [pairs]",

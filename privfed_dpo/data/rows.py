@@ -64,7 +64,8 @@ def read_rows(source: str, *, split: str, name: str | None = None) -> Iterator[R
         raise DataError(
             f"{source}: no such file",
             source=source,
-            advice="Paths are relative to the folder the command is run in.",
+            advice="Paths are relative to the folder the command is run in; in a client's policy, "
+            "to that of the policy.",
         )
     else:
         yield from _hub_rows(source, split=split, name=name)

@@ -11,6 +11,7 @@ from privfed_dpo.engine.cohort import participation_bound
 from privfed_dpo.errors import PlanRefused
 from secure_agg import InvalidParams
 from secure_agg.bounds import NeighbourhoodPlan, plan_neighbourhood
+from secure_agg.params import MAX_CLIENTS
 
 _SMALLEST_SECRET_SUM = 3
 
@@ -64,17 +65,28 @@ def _check_size(config: Config, clients: int, size: int) -> None:
             f"federation.cohort={size} is more than the {clients} clients that hold enough pairs",
             advice="Lower federation.cohort or data.min_pairs.",
         )
+    if config.secure_agg.enabled and size < _SMALLEST_SECRET_SUM:
+        alone = f"a secure sum over {size} {'client' if size == 1 else 'clients'} hides nobody"
+        advice = f"Invite at least {_SMALLEST_SECRET_SUM} clients"
+        if clients < _SMALLEST_SECRET_SUM:
+            alone += f", and there are no more than {clients} that hold enough pairs"
+            advice += ": deal the pairs among more of them, or lower data.min_pairs"
+        raise PlanRefused(
+            alone,
+            advice=f"{advice}; or take privacy.mode=local with secure_agg.enabled=false, where "
+            "everybody adds noise enough.",
+        )
+    largest = clients if config.federation.cohort_sampling == "poisson" else size
+    if config.secure_agg.enabled and largest > MAX_CLIENTS:
+        raise PlanRefused(
+            f"a secure sum over {largest} clients is more than the protocol's {MAX_CLIENTS}",
+            advice=f"Set federation.cohort to at most {MAX_CLIENTS}, of a fixed size.",
+        )
     if 2 * (size - tolerance) <= size + colluders:
         raise PlanRefused(
             f"with {size} clients in a round, {tolerance} tolerated drop-outs and "
             f"{colluders} colluders two different survivor sets could both be signed",
             advice="Keep 2 * (cohort - dropout_tolerance) above cohort + colluders.",
-        )
-    if config.secure_agg.enabled and size < _SMALLEST_SECRET_SUM:
-        raise PlanRefused(
-            f"a secure sum over {size} clients hides nobody",
-            advice=f"Invite at least {_SMALLEST_SECRET_SUM} clients, or set "
-            "secure_agg.enabled=false.",
         )
 
 

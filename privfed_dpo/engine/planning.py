@@ -11,8 +11,8 @@ from accounting import (
     Adversary,
     Budget,
     CalibrationFailed,
-    EpsilonPair,
     IntegerNoise,
+    InvalidPrivacyParameter,
     Mode,
     RandomizedLabels,
     RecordCopies,
@@ -30,11 +30,18 @@ from privfed_dpo.engine.gossip_planning import make_gossip_plan, size_gossip
 from privfed_dpo.engine.integer_noise import NoiseKind, fewest_steps, integer_noise
 from privfed_dpo.engine.objective import label_response, trained_loss
 from privfed_dpo.engine.plan import RunPlan
+from privfed_dpo.engine.plan_checks import (
+    require_one_round,
+    require_small_delta,
+    require_whole_run,
+    where_it_comes_from,
+)
 from privfed_dpo.engine.public_facts import PublicFacts
 from privfed_dpo.engine.reach import largest_noise_multiplier, out_of_reach
 from privfed_dpo.engine.sizing import RingSizing, UserUpdates, size_gradient_sums, size_updates
 from privfed_dpo.engine.summing import choose_gradient_sums
 from privfed_dpo.errors import PlanRefused
+from secure_agg.params import MAX_VECTOR_LENGTH
 
 _NUDGE = 1e-5
 """Relative step by which noise grows where the discrete mechanism's slack tips over the target."""
@@ -83,6 +90,14 @@ class _Planner:
         self.gossip = make_gossip_plan(config, nodes=self.clients, links=facts.links)
         records = self.clients if self.mode is Mode.USER else facts.pairs_total
         self.delta = config.privacy.delta or default_delta(max(2, records))
+        if self.mode is not Mode.NONE:
+            require_small_delta(self.delta, records, "users" if self.mode is Mode.USER else "pairs")
+        if facts.dimension + config.evaluation.audit_lanes > MAX_VECTOR_LENGTH:
+            raise PlanRefused(
+                f"{facts.dimension} trained parameters and {config.evaluation.audit_lanes} audit "
+                f"lanes are more than the {MAX_VECTOR_LENGTH} words of a message",
+                advice="Lower evaluation.audit_lanes, or train fewer parameters.",
+            )
         self.sends_updates = self.mode is Mode.LOCAL or (
             self.mode is Mode.NONE
             and (
@@ -110,9 +125,12 @@ class _Planner:
                 advice="Raise privacy.target_epsilon, or lower privacy.sample_rate or "
                 "federation.rounds.",
             ) from error
+        except InvalidPrivacyParameter as error:
+            raise PlanRefused(str(error), advice=where_it_comes_from(error)) from error
         except AccountingError as error:
             raise PlanRefused(str(error)) from error
-        self._check_secret_budget(epsilons, budget)
+        if self.cohorts.secret is not None and budget is not None:
+            require_whole_run(schedule, epsilons, budget)
         plan = RunPlan(
             facts=self.facts,
             schedule=schedule,
@@ -148,19 +166,6 @@ class _Planner:
             ) from error
         return plan
 
-    def _check_secret_budget(
-        self, epsilons: Mapping[Adversary, EpsilonPair], budget: Budget | None
-    ) -> None:
-        """A run that ended when one client's budget is spent would tell who took part."""
-        if self.cohorts.secret is None or budget is None:
-            return
-        if epsilons[Adversary.COALITION].certified > budget.epsilon:
-            raise PlanRefused(
-                f"{self.participations} rounds of one client cost more than epsilon "
-                f"{budget.epsilon:g}, and secret cohorts may not end a run early",
-                advice="Lower federation.max_participations, or raise privacy.noise_multiplier.",
-            )
-
     def _user_updates(self) -> UserUpdates | None:
         privacy = self.config.privacy
         if self.mode is not Mode.USER or privacy.max_update_norm is None:
@@ -182,6 +187,8 @@ class _Planner:
             schedule, ring = self.with_noise(privacy.noise_multiplier)
             spent = schedule.epsilon(schedule.headline, self.delta).certified
             target = privacy.target_epsilon or spent
+            if spent > target and self.cohorts.secret is None:
+                require_one_round(schedule, Budget(target, self.delta))
             return schedule, ring, Budget(target, self.delta)
         budget = Budget(privacy.target_epsilon or math.inf, self.delta)
         slack = self.with_noise(1.0)[0].slack

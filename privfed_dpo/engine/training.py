@@ -119,7 +119,7 @@ class Closing:
         if self.plan.gossip is not None:
             keys = "federation.local_learning_rate is"
         elif self.plan.sums_gradients:
-            keys = "federation.learning_rate is"
+            keys = "federation.learning_rate or privacy.max_grad_norm is"
         else:
             keys = "federation.local_learning_rate or federation.learning_rate is"
         return f"{keys} too large"

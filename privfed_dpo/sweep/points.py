@@ -129,7 +129,8 @@ def combined_error(problems: Mapping[str, Sequence[str]], advice: str = "") -> C
     return ConfigError(
         tuple(sentences),
         advice=advice
-        or "Change the sweep file; skip_refused: true leaves out combinations that cannot work.",
+        or "Change the sweep file; skip_refused: true leaves out combinations that cannot work, "
+        "if any can.",
     )
 
 

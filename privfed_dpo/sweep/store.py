@@ -81,11 +81,17 @@ class SweepStore:
         """Open the storage, or start it.
 
         Raises:
-            ConfigError: the database cannot be used.
+            ConfigError: the folder cannot be made, or the database not be used.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.address = address
-        address.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            address.directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise ConfigError(
+                (f"the sweep's folder {address.directory} cannot be made: {error.strerror}",),
+                advice="Choose another --dir.",
+            ) from error
         self.site = _site(address.directory)
         self._locks = _locks_folder(address)
         self._storage = _open_storage(address)

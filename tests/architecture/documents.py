@@ -19,7 +19,7 @@ DOCUMENTS = tuple(
 
 RUN_FOLDER = frozenset(
     "config.yaml environment.json plan.json ledger.jsonl metrics.jsonl summary.json report.html "  # noqa: SIM905
-    "audit.json audit_lanes.npz audit_pairs.npz audit_scores.npz adapter/ checkpoint/ base/ runs/ "
+    "audit.json audit_lanes.npz audit_pairs.npz audit_scores.npz adapter/ checkpoint/ base/ clients/ runs/ "
     "figures/ tensorboard/".split()
 )
 """Files that a run writes; they are named in the pages but are not in the repository."""

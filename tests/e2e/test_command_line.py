@@ -72,13 +72,14 @@ def test_all_mistakes_are_told_at_once(run, home):
         "dpo.loss=hinge",
         "dpo.label_smoothing=0.1",
     ).refused(
-        "6 problems",
+        "7 problems",
         "unknown key federatoin; did you mean federation?",
         "unknown key model.adapter.rnk; did you mean model.adapter.rank?",
         "data.clients: input should be a valid integer, not 'many'",
         "privacy.sample_rate: input should be less than or equal to 1, not 1.5",
         "'federation.rounds' is not an override of the form section.key=value",
         "dpo.label_smoothing has no meaning for dpo.loss=hinge",
+        "dpo.loss=hinge has a kink",
         "configs/reference.yaml lists every key",
     )
     assert "needs data.clients" not in ended.err, "a wrong value is not a missing one"
@@ -91,6 +92,28 @@ def test_numbers_that_no_plan_can_keep(run, home):
     run("plan", home / "tiny.yaml", "privacy.target_epsilon=1e-13").refused(
         "no noise meets epsilon"
     )
+    run("plan", home / "tiny.yaml", "privacy.delta=0.5").refused(
+        "privacy.delta=0.5 is not below 1 /", "published whole", "Lower privacy.delta"
+    )
+    run("plan", home / "tiny.yaml", "privacy.noise_multiplier=0.05").refused(
+        "a first round costs epsilon", "Raise privacy.noise_multiplier"
+    )
+    run("plan", home / "tiny.yaml", "run.threads=100000").refused(
+        "run.threads: input should be less than or equal to 1024"
+    )
+
+
+def test_two_columns_may_not_be_one(run, home):
+    run("plan", home / "tiny.yaml", "data.columns.prompt=chosen").refused(
+        "data.columns.prompt and data.columns.chosen name the same column, 'chosen'"
+    )
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_before_anything_is_spent(run, home, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    ended = run("train", home / "tiny.yaml", f"run.cache_dir={tmp_path / 'file'}")
+    ended.refused("nothing can be written to", "Set run.cache_dir to a folder")
+    assert not list(home.rglob("ledger.jsonl"))
 
 
 # Data and model that cannot be used

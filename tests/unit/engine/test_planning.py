@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 
@@ -6,7 +7,7 @@ from accounting import Adversary, Mode, calibrate_noise_multiplier
 from privfed_dpo.config import parse_config
 from privfed_dpo.engine.planning import make_plan
 from privfed_dpo.engine.public_facts import PublicFacts
-from privfed_dpo.errors import PlanRefused
+from privfed_dpo.errors import InputNotice, PlanRefused
 from tests.support.fake_federation import fake_plan
 
 BASE = """
@@ -20,6 +21,7 @@ privacy:
   colluders: 2
 federation: {rounds: 200}
 """
+SMALL_DELTA = "privacy.delta=1e-12"
 
 
 def facts(clients=20, pairs=100, dimension=1000):
@@ -127,15 +129,62 @@ def test_the_hash_does_not_depend_on_how_the_run_is_shown():
     [
         (["data.clients=20"], {"clients": 12}, "both be signed"),
         (["privacy.dropout_tolerance=0", "privacy.colluders=0"], {"clients": 2}, "hides nobody"),
-        (["secure_agg.modulus_bits=32"], {"pairs": 2**30}, "does not fit"),
+        (["secure_agg.modulus_bits=32", SMALL_DELTA], {"pairs": 2**30}, "does not fit"),
         (["privacy.mode=local", "secure_agg.modulus_bits=32"], {}, "64 bits"),
-        (["secure_agg.modulus_bits=32", "privacy.noise_multiplier=0.3"], {"pairs": 2**22},
-         "finer grid"),
+        (["secure_agg.modulus_bits=32", "privacy.noise_multiplier=0.3", SMALL_DELTA],
+         {"pairs": 2**22}, "finer grid"),
+        ([], {"clients": 16_385}, "more than the protocol's 16384"),
+        (["evaluation.audit_lanes=1000"], {"dimension": 2**31 - 1000}, "words of a message"),
+        (["privacy.delta=0.001"], {"clients": 20, "pairs": 50}, "not below 1 / 1000"),
+        (["privacy.target_epsilon=0.5", "privacy.noise_multiplier=0.5"], {}, "a first round costs"),
     ],
 )  # fmt: skip
 def test_plans_that_cannot_keep_their_promise_are_refused(overrides, changes, message):
-    with pytest.raises(PlanRefused, match=message):
+    with pytest.raises(PlanRefused, match=message) as refusal:
         plan_of(*overrides, **changes)
+    assert refusal.value.advice
+
+
+def test_only_a_cohort_beyond_the_protocol_is_refused_and_not_a_large_population():
+    found = plan_of("federation.cohort=100", SMALL_DELTA, clients=16_385)
+    assert found.cohort == 100
+
+
+def test_a_delta_just_below_one_over_the_records_goes():
+    assert plan_of("privacy.delta=0.00099", pairs=50).delta == 0.00099
+
+
+def test_a_budget_that_ends_the_run_early_is_said_so_beforehand():
+    """All 200 rounds cost 4.766, a first one far less than 2."""
+    with pytest.warns(
+        InputNotice, match=r"would cost epsilon 4\.77.*budget of 2 ends the run early"
+    ):
+        plan = plan_of("privacy.target_epsilon=2")
+    assert plan.budget.epsilon == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan_of("privacy.target_epsilon=5")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "advice"),
+    [
+        (["secure_agg.modulus_bits=32", "privacy.noise_multiplier=1e-6"], "raise privacy.noise_"),
+        (["privacy.noise_multiplier=1e9"], "privacy.noise_multiplier"),
+    ],
+)
+def test_a_number_that_nobody_has_typed_is_traced_to_keys(overrides, advice):
+    with pytest.raises(PlanRefused) as refusal:
+        plan_of(*overrides)
+    assert advice in refusal.value.advice
+
+
+def test_where_a_secure_sum_lacks_clients_the_way_out_works():
+    with pytest.raises(PlanRefused, match="no more than 1 that hold enough pairs") as refusal:
+        plan_of("privacy.dropout_tolerance=0", "privacy.colluders=0", clients=1)
+    assert "privacy.mode=local with secure_agg.enabled=false" in refusal.value.advice
+    way_out = ("privacy.mode=local", "secure_agg.enabled=false")
+    plan_of("privacy.dropout_tolerance=0", "privacy.colluders=0", *way_out, clients=1)
 
 
 def test_a_large_cohort_gets_a_sparse_graph_and_noise_for_its_weaker_threshold():
@@ -159,9 +208,9 @@ def test_a_small_cohort_keeps_the_complete_graph():
 def test_skellam_takes_a_finer_ring_where_its_shares_would_be_too_narrow():
     """13 honest shares of 2^11 steps: 568 grid steps each, and Skellam needs 724."""
     many = {"pairs": 40_000}
-    coarse = plan_of("privacy.accounting=rdp", **many)
+    coarse = plan_of("privacy.accounting=rdp", SMALL_DELTA, **many)
     assert (coarse.ring.bits, coarse.ring.clipper_steps) == (32, 2**11)
-    skellam = ("privacy.noise=skellam", "privacy.accounting=rdp")
+    skellam = ("privacy.noise=skellam", "privacy.accounting=rdp", SMALL_DELTA)
     fine = plan_of(*skellam, **many)
     assert (fine.ring.bits, fine.ring.clipper_steps) == (64, 2**30)
     assert fine.noise.share_stddev_steps > 724

@@ -201,7 +201,7 @@ def test_a_cap_below_what_fixed_cohorts_need_is_refused_and_above_it_changes_not
 
 def test_a_secret_run_may_not_end_early_for_one_client_s_budget():
     with pytest.raises(PlanRefused, match="may not end a run early"):
-        secret_plan("privacy.target_epsilon=1")
+        secret_plan("privacy.target_epsilon=4.5")
     plan = secret_plan("privacy.noise_multiplier=null", "privacy.target_epsilon=6")
     assert plan.epsilons[Adversary.COALITION].pld <= 6
 
