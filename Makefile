@@ -40,7 +40,7 @@ test: setup lint types arch ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup ## the longer checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 coverage: setup ## branch coverage of the quick tests, against its floors (half an hour)
 	rm -f .coverage .coverage.*
