@@ -117,12 +117,10 @@ class Closing:
     @property
     def _cause(self) -> str:
         if self.plan.gossip is not None:
-            keys = "federation.local_learning_rate is"
-        elif self.plan.sums_gradients:
-            keys = "federation.learning_rate or privacy.max_grad_norm is"
-        else:
-            keys = "federation.local_learning_rate or federation.learning_rate is"
-        return f"{keys} too large"
+            return "federation.local_learning_rate is too large"
+        if self.plan.sums_gradients:
+            return "federation.learning_rate is too large, or privacy.max_grad_norm"
+        return "federation.local_learning_rate or federation.learning_rate is too large"
 
 
 def fits_float32(weights: npt.NDArray[np.float64]) -> bool:

@@ -228,7 +228,7 @@ def test_the_plan_speaks_of_users():
     assert plan.schedule.sample_rate == 1.0, "sampling inside a client amplifies nothing"
     assert plan.sampler().sample_rate == 0.3
     assert plan.delta == default_delta(8), "8 users, not 80 pairs"
-    many = user_plan(clients=50_000, pairs=20, dimension=3)
+    many = user_plan("federation.cohort=1000", clients=50_000, pairs=20, dimension=3)
     assert many.delta == default_delta(50_000) < 1e-5
     assert plan.epsilons[Adversary.OUTSIDE] == plan.epsilons[Adversary.SERVER]
     assert plan.vector_length == DIMENSION
