@@ -63,7 +63,7 @@ SHRINK = {
     ),
     "train configs/llm.yaml": (
         "federation.rounds=1 run.processes=2 model.device=cpu model.base=path-or-hub-id "
-        "data.train=pairs.jsonl.gz data.min_pairs=2 data.max_length=64 dpo.micro_batch_pairs=2 "
+        "data.train=pairs.jsonl.gz data.min_pairs=2 data.max_length=64 dpo.micro_batch_pairs=1 "
         "evaluation.curvature_products=0 privacy.noise_multiplier=1"
     ),
     "train": f"{_TINY} evaluation.compared_clients=2",
