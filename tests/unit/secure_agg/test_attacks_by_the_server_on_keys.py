@@ -146,6 +146,21 @@ def test_to_choose_the_neighbours_it_sends_those_of_another_client():
     refused(round_, Phase.SHARE_KEYS, data, InconsistentView)
 
 
+def forwarding(round_, bad):
+    """The victim's roster with these keys of an accomplice, client 1, which has signed them."""
+    cohort, roster = round_.cohort, body_of(round_.requests[Phase.SHARE_KEYS][VICTIM])
+    signature = frame_of(from_client(cohort, Kind.ADVERTISE_KEYS, 1, bad)).signature
+    entry = changed(roster.neighbours[0], advertisement=bad, signature=signature)
+    leaf = advertisement_digest(cohort.params, ClientId(1), encode_body(bad))
+    return tamper_request(
+        round_,
+        Phase.SHARE_KEYS,
+        VICTIM,
+        neighbours=(entry, *roster.neighbours[1:]),
+        digests=roster.digests[:32] + leaf + roster.digests[64:],
+    )
+
+
 @pytest.mark.parametrize("which", ["mask", "seal"])
 def test_to_know_a_secret_it_forwards_a_degenerate_key_of_an_accomplice(cohort, which):
     """The accomplice signs a key of low order, on which every agreement gives zero."""
@@ -157,16 +172,7 @@ def test_to_know_a_secret_it_forwards_a_degenerate_key_of_an_accomplice(cohort, 
         b"\x01" + bytes(31) if which == "seal" else honest.seal_public,
         honest.self_mask_commitment,
     )
-    signature = frame_of(from_client(cohort, Kind.ADVERTISE_KEYS, 1, bad)).signature
-    entry = changed(roster.neighbours[0], advertisement=bad, signature=signature)
-    leaf = advertisement_digest(cohort.params, ClientId(1), encode_body(bad))
-    data = tamper_request(
-        round_,
-        Phase.SHARE_KEYS,
-        VICTIM,
-        neighbours=(entry, *roster.neighbours[1:]),
-        digests=roster.digests[:32] + leaf + roster.digests[64:],
-    )
+    data = forwarding(round_, bad)
     culprits = (SERVER, ClientId(1))
     if which == "seal":
         refused(round_, Phase.SHARE_KEYS, data, AuthenticationFailed, culprits=culprits)
@@ -196,16 +202,7 @@ def test_to_pass_the_victims_key_for_another_an_accomplice_spells_it_differently
     copied = bytearray(getattr(body_of(round_.replies[Phase.ADVERTISE_KEYS][VICTIM]), field))
     copied[31] ^= 0x80
     bad = changed(roster.neighbours[0].advertisement, **{field: bytes(copied)})
-    signature = frame_of(from_client(cohort, Kind.ADVERTISE_KEYS, 1, bad)).signature
-    entry = changed(roster.neighbours[0], advertisement=bad, signature=signature)
-    leaf = advertisement_digest(cohort.params, ClientId(1), encode_body(bad))
-    data = tamper_request(
-        round_,
-        Phase.SHARE_KEYS,
-        VICTIM,
-        neighbours=(entry, *roster.neighbours[1:]),
-        digests=roster.digests[:32] + leaf + roster.digests[64:],
-    )
+    data = forwarding(round_, bad)
     refused(round_, Phase.SHARE_KEYS, data, InconsistentView, culprits=(SERVER, ClientId(1)))
 
 
