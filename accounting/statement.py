@@ -196,6 +196,7 @@ def _assumptions(schedule: ReleaseSchedule) -> list[str]:
                 "  - each pair's gradient is clipped once, as a whole, and sums are divided by "
                 "public constants only;"
             ),
+            "  - it does not depend on other pairs, or by rounding only, and that moves no sum;",
             (
                 "  - every pair joins a batch independently with the stated rate, and batches and "
                 "their sizes stay inside the client;"
