@@ -32,13 +32,14 @@ def require_small_delta(delta: float, records: int, unit: str) -> None:
         )
 
 
-def require_one_round(schedule: ReleaseSchedule, budget: Budget) -> None:
+def require_one_round(schedule: ReleaseSchedule, whole_epsilon: float, budget: Budget) -> None:
     """Refuse given noise under which not even a first round is within the budget.
 
     Warns where the budget ends the run early, which it does once no further round fits.
 
     Args:
-        schedule: at that noise; all its rounds together cost more than the budget.
+        schedule: at that noise.
+        whole_epsilon: what all its rounds cost together, more than the budget.
         budget: target epsilon and delta.
 
     Raises:
@@ -52,10 +53,9 @@ def require_one_round(schedule: ReleaseSchedule, budget: Budget) -> None:
             f"of {budget.epsilon:g}",
             advice="Raise privacy.noise_multiplier, or leave it out: it is then found.",
         )
-    whole = schedule.epsilon(schedule.headline, budget.delta).certified
     warnings.warn(
-        f"all {schedule.participations} rounds of one client would cost epsilon {whole:.3g}: the "
-        f"budget of {budget.epsilon:g} ends the run early",
+        f"all {schedule.participations} rounds of one client would cost epsilon "
+        f"{whole_epsilon:.3g}: the budget of {budget.epsilon:g} ends the run early",
         InputNotice,
         stacklevel=2,
     )

@@ -188,7 +188,7 @@ class _Planner:
             spent = schedule.epsilon(schedule.headline, self.delta).certified
             target = privacy.target_epsilon or spent
             if spent > target and self.cohorts.secret is None:
-                require_one_round(schedule, Budget(target, self.delta))
+                require_one_round(schedule, spent, Budget(target, self.delta))
             return schedule, ring, Budget(target, self.delta)
         budget = Budget(privacy.target_epsilon or math.inf, self.delta)
         slack = self.with_noise(1.0)[0].slack
